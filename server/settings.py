@@ -1,0 +1,373 @@
+"""Settings: frozen groups, defaulted here and nowhere else, validated once at start.
+
+A key has one flat name everywhere: `--port 8080` = `SIGHTLINE_PORT=8080` = `port: 8080` in the
+YAML file, in that order of strength. Parts of the server receive only their own group.
+"""
+
+import argparse
+import dataclasses
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from server.errors import SettingsError
+
+ENVIRONMENT_PREFIX = "SIGHTLINE_"
+MODES = ("exact", "smooth")
+PROVIDERS = ("auto", "openvino", "cpu", "cuda", "tensorrt", "coreml", "directml")
+PRECISIONS = ("auto", "fp16", "bf16", "fp32")
+CODECS = ("H264", "VP8")
+RTC_SWITCHES = (
+    "marker_assembly",
+    "timed_nack",
+    "bounded_decode",
+    "datagram_guard",
+    "own_encoders",
+)
+
+Group = TypeVar("Group")
+
+
+def key(
+    default: Any,
+    help_text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] | None = None,
+) -> Any:
+    """One setting: its default, what it does, and what it may be."""
+    return field(
+        default=default,
+        metadata={"help": help_text, "low": low, "high": high, "choices": choices},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Where we listen and what we say."""
+
+    host: str = key("127.0.0.1", "address to listen on; 0.0.0.0 for every interface")
+    port: int = key(
+        8080, "TCP port for the page and the API; 0 lets the system choose", low=0, high=65535
+    )
+    max_body_kib: int = key(128, "largest accepted offer or settings body", low=1, high=4096)
+    shutdown_timeout_s: float = key(
+        5.0, "longest orderly stop before what is left is cut off", low=0.1, high=60
+    )
+    log_level: str = key("info", "how much to log", choices=("debug", "info", "warning", "error"))
+    switch_interval_ms: float = key(
+        0.5,
+        "longest a thread may hold the interpreter while another waits for it",
+        low=0.05,
+        high=5,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """Limits and deadlines of calls, and how a call starts out."""
+
+    max_sessions: int = key(
+        16, "calls served at the same time; one more gets 503", low=1, high=1000
+    )
+    connect_timeout_s: float = key(
+        15.0, "a call that has not connected by then is freed", low=1, high=120
+    )
+    stale_after_s: float = key(
+        2.0, "a peer silent for so long is reported as stale", low=0.5, high=60
+    )
+    silent_timeout_s: float = key(8.0, "a peer silent for so long is freed", low=1, high=600)
+    close_timeout_s: float = key(2.0, "longest a call may take to close", low=0.1, high=30)
+    mode: str = key(
+        "exact",
+        "how a call starts: boxes on their own frame, or every frame at once",
+        choices=MODES,
+    )
+    confidence: float = key(
+        0.35, "least confidence of a box that is shown when a call starts", low=0.01, high=1
+    )
+    fade_ms: float = key(
+        300.0, "boxes older than this are no longer drawn in mode smooth", low=0, high=5000
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RtcSettings:
+    """Media transport."""
+
+    video_codecs: tuple[str, ...] = key(CODECS, "codecs offered, best first", choices=CODECS)
+    h264_encoder: str = key(
+        "auto", "auto probes for hardware", choices=("auto", "libx264", "h264_nvenc")
+    )
+    bitrate_min_kbps: int = key(300, "least video bitrate", low=50, high=50_000)
+    bitrate_max_kbps: int = key(6000, "most video bitrate", low=100, high=100_000)
+    port_range: str = key("", "UDP ports for media as FIRST-LAST; empty lets the system choose")
+    ice_servers: tuple[str, ...] = key((), "STUN or TURN addresses; empty asks nobody outside")
+    ice_username: str = key("", "user name for the TURN addresses")
+    ice_credential: str = key("", "password for the TURN addresses")
+    gather_timeout_s: float = key(
+        1.5, "longest wait for STUN and TURN before answering", low=0.1, high=10
+    )
+    frame_deadline_ms: float = key(
+        200.0,
+        "how long a hole in a frame is waited for before a key frame is asked for",
+        low=20,
+        high=2000,
+    )
+    encode_threads: int = key(2, "threads that draw and encode", low=1, high=64)
+    rtc_disable: tuple[str, ...] = key(
+        (),
+        "changes to aiortc's behaviour to leave out (see server/rtc/README.md)",
+        choices=RTC_SWITCHES,
+    )
+
+    def port_pair(self) -> tuple[int, int] | None:
+        """The media ports, inclusive, or None for any."""
+        if not self.port_range:
+            return None
+        first, _, last = self.port_range.partition("-")
+        try:
+            pair = int(first), int(last)
+        except ValueError:
+            raise SettingsError(
+                f"port_range: {self.port_range!r} is not FIRST-LAST, such as 50000-50100"
+            ) from None
+        if not 1024 <= pair[0] <= pair[1] <= 65535:
+            raise SettingsError(
+                f"port_range: {self.port_range!r} is not within 1024-65535, first to last"
+            )
+        return pair
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorSettings:
+    """The model and what runs it."""
+
+    model: str = key("", "name from the registry or path of an ONNX file; several joined by +")
+    labels: str = key("", "file of class names, one a line, where the model has none")
+    provider: str = key("auto", "what runs the model", choices=PROVIDERS)
+    precision: str = key(
+        "auto", "arithmetic: auto takes the fastest the hardware has", choices=PRECISIONS
+    )
+    threads: int = key(0, "inference threads; 0 uses the cores there are", low=0, high=256)
+    confidence_floor: float = key(0.1, "boxes below this are never looked at", low=0.0, high=1)
+    iou: float = key(
+        0.45, "overlap above which the weaker of two boxes of a class is dropped", low=0.05, high=1
+    )
+    max_boxes: int = key(100, "most boxes kept per picture", low=1, high=1000)
+    parity: bool = key(True, "compare the engine with the reference on known pictures when loading")
+    max_batch: int = key(
+        1, "frames of different calls run together where the model allows it", low=1, high=64
+    )
+    cache_dir: str = key("", "where engines and fetched models are kept; empty is models/cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything, by group."""
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    session: SessionSettings = field(default_factory=SessionSettings)
+    rtc: RtcSettings = field(default_factory=RtcSettings)
+    detector: DetectorSettings = field(default_factory=DetectorSettings)
+
+
+GROUPS: tuple[tuple[str, type[Any]], ...] = (
+    ("server", ServerSettings),
+    ("session", SessionSettings),
+    ("rtc", RtcSettings),
+    ("detector", DetectorSettings),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One row of the table of settings, for help texts and documents."""
+
+    group: str
+    name: str
+    kind: type[Any]
+    is_list: bool
+    default: Any
+    help: str
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...] | None
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return ENVIRONMENT_PREFIX + self.name.upper()
+
+    @property
+    def range_text(self) -> str:
+        """What it may be, for messages and documents."""
+        if self.choices:
+            return ("any of " if self.is_list else "one of ") + ", ".join(self.choices)
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        return {bool: "true or false"}.get(self.kind, "text")
+
+
+def _keys() -> tuple[Key, ...]:
+    rows = []
+    for group, group_type in GROUPS:
+        hints = typing.get_type_hints(group_type)
+        for item in dataclasses.fields(group_type):
+            hint = hints[item.name]
+            is_list = isinstance(hint, types.GenericAlias) or typing.get_origin(hint) is tuple
+            choices = item.metadata["choices"]
+            rows.append(
+                Key(
+                    group=group,
+                    name=item.name,
+                    kind=str if is_list else hint,
+                    is_list=is_list,
+                    default=item.default,
+                    help=item.metadata["help"],
+                    low=item.metadata["low"],
+                    high=item.metadata["high"],
+                    choices=tuple(choices) if choices else None,
+                )
+            )
+    return tuple(rows)
+
+
+KEYS = _keys()
+_KEYS_BY_NAME = {row.name: row for row in KEYS}
+
+
+def parse_value(row: Key, value: object, origin: str) -> Any:
+    """`value` as the key's type, or a SettingsError that names key, value, range and origin."""
+    if row.is_list:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            raise SettingsError(f"{origin}: {row.name}: {value!r} is not a list")
+        texts = tuple(str(part).strip() for part in parts if str(part).strip())
+        for text in texts:
+            _check_choice(row, text, origin)
+        return texts
+    if row.kind is bool:
+        return _parse_bool(row, value, origin)
+    if row.kind is str:
+        if isinstance(value, dict | list):
+            raise SettingsError(f"{origin}: {row.name}: {value!r} is not text")
+        text = "" if value is None else str(value)
+        _check_choice(row, text, origin)
+        return text
+    return _parse_number(row, value, origin)
+
+
+def _parse_bool(row: Key, value: object, origin: str) -> bool:
+    text = str(value).strip().lower()
+    if text in ("true", "yes", "on", "1"):
+        return True
+    if text in ("false", "no", "off", "0"):
+        return False
+    raise SettingsError(f"{origin}: {row.name}: {value!r} is not true or false")
+
+
+def _parse_number(row: Key, value: object, origin: str) -> int | float:
+    try:
+        number = row.kind(str(value).strip())
+    except ValueError:
+        number = None
+    if number is None or isinstance(value, bool) or number != number:
+        noun = "a whole number" if row.kind is int else "a number"
+        raise SettingsError(f"{origin}: {row.name}: {value!r} is not {noun}, {row.range_text}")
+    if (row.low is not None and number < row.low) or (row.high is not None and number > row.high):
+        raise SettingsError(f"{origin}: {row.name}: {value} is not within {row.range_text}")
+    return typing.cast("int | float", number)
+
+
+def _check_choice(row: Key, text: str, origin: str) -> None:
+    if row.choices and text not in row.choices:
+        raise SettingsError(f"{origin}: {row.name}: {text!r} is not {row.range_text}")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A flag for every key; all default to None so that weaker sources can fill them."""
+    parser.add_argument("--config", metavar="FILE", help="YAML file of settings")
+    for group, group_type in GROUPS:
+        section = parser.add_argument_group(group, group_type.__doc__)
+        for row in (item for item in KEYS if item.group == group):
+            default = ",".join(row.default) if row.is_list else row.default
+            section.add_argument(
+                row.flag,
+                dest=row.name,
+                metavar=row.name.upper().rsplit("_", 1)[-1],
+                help=f"{row.help} ({row.range_text}; default {default!s})".replace("%", "%%"),
+            )
+
+
+def load_settings(
+    arguments: argparse.Namespace, environment: Mapping[str, str] = os.environ
+) -> Settings:
+    """Flags over environment over file over defaults; every value checked whatever its source."""
+    values: dict[str, Any] = {}
+    config = arguments.config or environment.get(ENVIRONMENT_PREFIX + "CONFIG")
+    if config:
+        values.update(_from_file(Path(config)))
+    for row in KEYS:
+        if row.variable in environment:
+            values[row.name] = parse_value(row, environment[row.variable], row.variable)
+        flag_value = getattr(arguments, row.name, None)
+        if flag_value is not None:
+            values[row.name] = parse_value(row, flag_value, row.flag)
+    settings = Settings(**{group: _build(group_type, values) for group, group_type in GROUPS})
+    _check_together(settings)
+    return settings
+
+
+def _build(group_type: type[Group], values: Mapping[str, Any]) -> Group:
+    names = [item.name for item in dataclasses.fields(group_type)]  # type: ignore[arg-type]
+    return group_type(**{name: values[name] for name in names if name in values})
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"config: {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = str(error).splitlines()[0]
+        raise SettingsError(f"config: {path} is not YAML: {line}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"config: {path} is not a list of `key: value` lines")
+    values = {}
+    for name, value in content.items():
+        row = _KEYS_BY_NAME.get(str(name))
+        if row is None:
+            raise SettingsError(
+                f"{path}: {name}: no such setting; `python -m server --help` lists them"
+            )
+        values[row.name] = parse_value(row, value, str(path))
+    return values
+
+
+def _check_together(settings: Settings) -> None:
+    settings.rtc.port_pair()
+    if settings.rtc.bitrate_min_kbps > settings.rtc.bitrate_max_kbps:
+        raise SettingsError(
+            f"bitrate_min_kbps: {settings.rtc.bitrate_min_kbps} is above bitrate_max_kbps: "
+            f"{settings.rtc.bitrate_max_kbps}"
+        )
+    if not settings.rtc.video_codecs:
+        raise SettingsError(f"video_codecs: empty is not any of {', '.join(CODECS)}")
+    if settings.session.stale_after_s > settings.session.silent_timeout_s:
+        raise SettingsError(
+            f"stale_after_s: {settings.session.stale_after_s:g} is above silent_timeout_s: "
+            f"{settings.session.silent_timeout_s:g}"
+        )
