@@ -1,0 +1,51 @@
+# `make` prints what there is. Everything is set up on the way; a second run starts at once.
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test check bench format environment document clean
+.NOTPARALLEL:
+
+ARGS ?=
+EXTRAS ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+SETUP := python="$$(sh tools/find_python)" && "$$python" tools/setup_environment.py
+
+help: ## Show this list
+	@echo "Sightline: a detector in live video, inside a latency budget."
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo '  ARGS="..." goes to the program: make serve ARGS="--port 9000"'
+	@echo '  RUNTIME=cpu|openvino|gpu overrules what set-up finds; PYTHON=... names the Python.'
+
+serve: ## Start the server, http://127.0.0.1:8080
+	@$(SETUP)
+	@exec $(RUN) -m server $(ARGS)
+
+test: ## Format, lint, types and all tests; ARGS goes to pytest
+	@$(SETUP) --extras dev --for-tests
+	@$(RUN) -m tools.check --tests -- $(ARGS)
+
+check: ## Format, lint and types only
+	@$(SETUP) --extras dev --for-tests
+	@$(RUN) -m tools.check
+
+bench: ## Measure glass to glass; ARGS="glass --clients 3", ARGS=--help
+	@$(SETUP) --extras dev
+	@exec $(RUN) -m bench $(or $(ARGS),glass)
+
+format: ## Rewrite the sources in house format
+	@$(SETUP) --extras dev
+	@$(RUN) -m ruff check --quiet --fix . || true
+	@$(RUN) -m ruff format .
+
+document: ## Rewrite docs/configuration.md from the table of settings
+	@$(SETUP)
+	@$(RUN) -m tools.document_settings
+
+environment: ## Set up only; EXTRAS="train evaluate" adds what those tools need
+	@$(SETUP) --extras "$(EXTRAS)"
+
+clean: ## Remove the environment and all caches
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
