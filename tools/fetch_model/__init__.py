@@ -1,0 +1,1 @@
+"""Fetches well-known models: pinned, checked, resumable."""
