@@ -4,6 +4,7 @@ Both are frozen: they cross threads. The decoded picture inside is read-only for
 because a decoder may still refer to it; who draws, draws on a copy (`pixels.py`).
 """
 
+import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,3 +69,13 @@ class Frame:
     @property
     def size_wh(self) -> tuple[int, int]:
         return self.video_frame.width, self.video_frame.height
+
+
+class Submission(enum.Enum):
+    """What became of a frame left for the detector."""
+
+    WAITING = "waiting"
+    REPLACED = "replaced"
+    """It waits, in place of an older one of its session that was never looked at."""
+    REFUSED = "refused"
+    """No detector will look at it: there is none, it hangs or it keeps failing."""

@@ -9,7 +9,8 @@ import bisect
 from collections import deque
 from dataclasses import dataclass
 
-from server.clock import NS_PER_MS, NS_PER_S, now_ns
+from server.clock import NS_PER_MS, NS_PER_S, now_ns, ns_to_ms
+from server.frame import STAGE_NAMES, Stamps
 
 # Upper bounds in milliseconds: fine where the budget is, coarse beyond it.
 BOUNDS_MS: tuple[float, ...] = (
@@ -96,6 +97,29 @@ class RateMeter:
         # Intervals, not events, over the time they cover; silence at the end counts against it.
         covered_ns = max(recent[-1] - recent[0], at_ns - recent[0] - NS_PER_S // 2)
         return (len(recent) - 1) * NS_PER_S / covered_ns if covered_ns else 0.0
+
+
+class FrameTelemetry:
+    """Stage times of every frame that left, on the loop.
+
+    `total` is from the first packet in to the last packet out; `own` is that less the time in
+    the model and the wait for it: the server's own share.
+    """
+
+    def __init__(self) -> None:
+        self._recorders = {name: DurationRecorder() for name in (*STAGE_NAMES, "total", "own")}
+
+    def record(self, stamps: Stamps) -> None:
+        stages_ms = stamps.stages_ms()
+        for name, duration_ms in stages_ms.items():
+            self._recorders[name].add_ms(duration_ms)
+        total_ms = ns_to_ms(stamps.sent_at_ns - stamps.received_at_ns)
+        self._recorders["total"].add_ms(total_ms)
+        model_ms = stages_ms.get("wait", 0.0) + stages_ms.get("infer", 0.0)
+        self._recorders["own"].add_ms(total_ms - model_ms)
+
+    def statistics(self) -> dict[str, Summary]:
+        return {name: recorder.statistics() for name, recorder in self._recorders.items()}
 
 
 class LoopLagSampler:

@@ -1,0 +1,207 @@
+import queue
+
+import pytest
+
+from server.clock import now_ns
+from server.detections import Detections
+from server.frame import Frame, Submission
+from server.inference import FAILURES_TO_TRIP, STALL_NS, InferenceWorker
+from tests.fakes import FakeDetector, decoded_frame
+
+pytestmark = pytest.mark.unit
+
+Published = tuple[Frame, Detections | None]
+DEADLINE_S = 20
+
+
+class Inbox:
+    """Collects what is published for one session."""
+
+    def __init__(self) -> None:
+        self.items: queue.Queue[Published] = queue.Queue()
+
+    def __call__(self, frame: Frame, detections: Detections | None) -> None:
+        self.items.put((frame, detections))
+
+    def wait(self) -> Published:
+        return self.items.get(timeout=DEADLINE_S)
+
+
+def test_a_frame_comes_back_with_boxes_and_rising_stamps() -> None:
+    detector, inbox = FakeDetector(), Inbox()
+    worker = InferenceWorker(detector)
+    worker.attach("a", inbox)
+    worker.start()
+    assert worker.submit("a", decoded_frame(7)) is Submission.WAITING
+    frame, detections = inbox.wait()
+    assert worker.stop(DEADLINE_S)
+    assert frame.frame_seq == 7
+    assert detections is not None
+    assert len(detections) == 1
+    stamps = frame.stamps
+    assert stamps.decoded_at_ns <= stamps.taken_at_ns <= stamps.prepared_at_ns
+    assert stamps.inferred_at_ns <= stamps.boxed_at_ns
+    assert detector.threads == {"inference"}
+    assert detector.closed
+
+
+def test_only_the_newest_frame_of_a_session_is_looked_at_while_busy() -> None:
+    detector, inbox = FakeDetector(), Inbox()
+    detector.go_on.clear()
+    worker = InferenceWorker(detector)
+    worker.attach("a", inbox)
+    worker.start()
+    worker.submit("a", decoded_frame(0))
+    assert detector.entered.wait(DEADLINE_S)
+    assert worker.submit("a", decoded_frame(1)) is Submission.WAITING
+    assert worker.submit("a", decoded_frame(2)) is Submission.REPLACED
+    detector.go_on.set()
+    assert [inbox.wait()[0].frame_seq, inbox.wait()[0].frame_seq] == [0, 2]
+    assert worker.stop(DEADLINE_S)
+    assert worker.statistics().mailbox.dropped_replaced == 1
+
+
+def test_frames_of_several_sessions_run_as_one_batch_where_the_model_allows_it() -> None:
+    detector, inboxes = FakeDetector(max_batch=4), {key: Inbox() for key in "abc"}
+    detector.go_on.clear()
+    worker = InferenceWorker(detector)
+    for key, inbox in inboxes.items():
+        worker.attach(key, inbox)
+    worker.start()
+    worker.submit("a", decoded_frame())
+    assert detector.entered.wait(DEADLINE_S)
+    for key in "abc":
+        worker.submit(key, decoded_frame(1))
+    detector.go_on.set()
+    for inbox in inboxes.values():
+        assert inbox.wait()[1] is not None
+    assert worker.stop(DEADLINE_S)
+    assert detector.batches == [1, 3]
+
+
+def test_a_detector_that_raises_costs_boxes_not_video() -> None:
+    detector, inbox = FakeDetector(), Inbox()
+    detector.failure = RuntimeError("out of memory\nsecond line")
+    worker = InferenceWorker(detector)
+    worker.attach("a", inbox)
+    worker.start()
+    for seq in range(FAILURES_TO_TRIP):
+        assert worker.submit("a", decoded_frame(seq)) is Submission.WAITING
+        frame, detections = inbox.wait()
+        assert (frame.frame_seq, detections) == (seq, None)
+    statistics = worker.statistics()
+    assert statistics.state == "failing"
+    assert statistics.failed == FAILURES_TO_TRIP
+    assert statistics.last_error == "RuntimeError: out of memory"
+    assert worker.submit("a", decoded_frame(9)) is Submission.REFUSED
+    assert worker.stop(DEADLINE_S)
+
+
+def test_a_failing_detector_that_recovers_serves_again() -> None:
+    detector, inbox = FakeDetector(), Inbox()
+    worker = InferenceWorker(detector)
+    worker.attach("a", inbox)
+    worker.start()
+    detector.failure = ValueError("once")
+    worker.submit("a", decoded_frame(0))
+    assert inbox.wait()[1] is None
+    detector.failure = None
+    worker.submit("a", decoded_frame(1))
+    assert inbox.wait()[1] is not None
+    assert worker.statistics().state == "running"
+    assert worker.stop(DEADLINE_S)
+
+
+def test_a_detector_that_hangs_is_noticed_and_frames_are_refused() -> None:
+    detector, inbox = FakeDetector(), Inbox()
+    detector.go_on.clear()
+    worker = InferenceWorker(detector)
+    worker.attach("a", inbox)
+    worker.start()
+    worker.submit("a", decoded_frame(0))
+    assert detector.entered.wait(DEADLINE_S)
+    waited_from_ns = now_ns()
+    while worker.statistics().state != "stalled":
+        assert now_ns() - waited_from_ns < 20 * STALL_NS, "the hang was never noticed"
+    assert worker.submit("a", decoded_frame(1)) is Submission.REFUSED
+    assert worker.stop(0.01) is False, "a thread that hangs cannot be ended"
+    detector.go_on.set()
+    assert worker.stop(DEADLINE_S)
+
+
+def test_a_result_for_a_session_that_left_is_dropped() -> None:
+    detector, inbox, other = FakeDetector(), Inbox(), Inbox()
+    detector.go_on.clear()
+    worker = InferenceWorker(detector)
+    worker.attach("a", inbox)
+    worker.attach("b", other)
+    worker.start()
+    worker.submit("a", decoded_frame())
+    assert detector.entered.wait(DEADLINE_S)
+    worker.detach("a")
+    worker.submit("b", decoded_frame())
+    detector.go_on.set()
+    other.wait()
+    assert inbox.items.empty()
+    assert worker.stop(DEADLINE_S)
+
+
+def test_without_a_detector_frames_are_refused_and_stop_is_clean() -> None:
+    worker = InferenceWorker(None)
+    worker.start()
+    assert worker.submit("a", decoded_frame()) is Submission.REFUSED
+    assert worker.statistics().state == "none"
+    assert worker.stop(DEADLINE_S)
+    assert worker.stop(DEADLINE_S), "a second stop is harmless"
+
+
+def test_stop_before_start_is_harmless() -> None:
+    worker = InferenceWorker(FakeDetector())
+    assert worker.stop(DEADLINE_S)
+
+
+def test_a_new_detector_takes_over_between_two_frames() -> None:
+    old, new, inbox = FakeDetector(name="old"), FakeDetector(name="new"), Inbox()
+    worker = InferenceWorker(old)
+    worker.attach("a", inbox)
+    worker.start()
+    worker.submit("a", decoded_frame(0))
+    inbox.wait()
+    worker.replace(new)
+    worker.submit("a", decoded_frame(1))
+    assert inbox.wait()[1] is not None
+    assert worker.names == ("new",)
+    assert old.closed
+    assert new.batches == [1]
+    assert worker.statistics().swaps == 1
+    assert worker.stop(DEADLINE_S)
+
+
+def test_the_first_detector_may_come_later() -> None:
+    inbox = Inbox()
+    worker = InferenceWorker(None)
+    worker.attach("a", inbox)
+    worker.start()
+    worker.replace(FakeDetector())
+    assert worker.submit("a", decoded_frame()) is Submission.WAITING
+    assert inbox.wait()[1] is not None
+    assert worker.stop(DEADLINE_S)
+
+
+def test_publishing_happens_outside_the_lock() -> None:
+    detector = FakeDetector()
+    worker = InferenceWorker(detector)
+    done: queue.Queue[str] = queue.Queue()
+
+    def publish(frame: Frame, detections: Detections | None) -> None:
+        # Would deadlock if the worker still held its lock.
+        worker.attach("b", publish)
+        worker.detach("b")
+        worker.submit("b", frame)
+        done.put("published")
+
+    worker.attach("a", publish)
+    worker.start()
+    worker.submit("a", decoded_frame())
+    assert done.get(timeout=DEADLINE_S) == "published"
+    assert worker.stop(DEADLINE_S)

@@ -1,0 +1,101 @@
+import threading
+
+import pytest
+
+from server.mailbox import Mailbox
+
+pytestmark = pytest.mark.unit
+
+
+def test_the_newest_frame_replaces_the_waiting_one() -> None:
+    mailbox: Mailbox[str, int] = Mailbox()
+    assert mailbox.put("a", 1) is False
+    assert mailbox.put("a", 2) is True
+    assert mailbox.take() == [("a", 2)]
+    statistics = mailbox.statistics()
+    assert (statistics.put, statistics.taken, statistics.dropped_replaced) == (2, 1, 1)
+    assert statistics.waiting == 0
+
+
+def test_turns_are_fair_when_one_session_is_always_faster() -> None:
+    mailbox: Mailbox[str, int] = Mailbox()
+    for key in "abc":
+        mailbox.put(key, 0)
+    served = []
+    for turn in range(9):
+        [(key, _)] = mailbox.take()
+        served.append(key)
+        for _ in range(5):
+            mailbox.put("a", turn)
+        mailbox.put(key, turn)
+    assert sorted(served) == sorted("abc" * 3)
+
+
+def test_a_batch_holds_at_most_one_frame_of_a_session() -> None:
+    mailbox: Mailbox[str, int] = Mailbox()
+    for value in range(3):
+        mailbox.put("a", value)
+        mailbox.put("b", value)
+    assert sorted(mailbox.take(limit=8)) == [("a", 2), ("b", 2)]
+    assert mailbox.statistics().waiting == 0
+
+
+def test_who_was_served_goes_to_the_back() -> None:
+    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox.put("a", 1)
+    mailbox.put("b", 1)
+    assert mailbox.take() == [("a", 1)]
+    mailbox.put("a", 2)
+    assert mailbox.take() == [("b", 1)]
+    assert mailbox.take() == [("a", 2)]
+
+
+def test_removing_a_session_drops_and_counts_its_frame() -> None:
+    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox.put("a", 1)
+    mailbox.remove("a")
+    mailbox.remove("never there")
+    assert mailbox.statistics().waiting == 0
+    assert mailbox.statistics().dropped_closed == 1
+
+
+def test_close_wakes_the_taker_and_refuses_what_comes_later() -> None:
+    mailbox: Mailbox[str, int] = Mailbox()
+    taken: list[list[tuple[str, int]]] = []
+    thread = threading.Thread(target=lambda: taken.append(mailbox.take()))
+    thread.start()
+    mailbox.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert taken == [[]]
+    assert mailbox.put("a", 1) is False
+    assert mailbox.statistics().dropped_closed == 1
+
+
+def test_every_frame_put_from_many_threads_is_taken_or_counted() -> None:
+    mailbox: Mailbox[int, int] = Mailbox()
+    taken = 0
+
+    def produce(key: int) -> None:
+        for value in range(2000):
+            mailbox.put(key, value)
+
+    producers = [threading.Thread(target=produce, args=(key,)) for key in range(3)]
+
+    def consume() -> None:
+        nonlocal taken
+        while batch := mailbox.take(limit=2):
+            assert len({key for key, _ in batch}) == len(batch)
+            taken += len(batch)
+
+    consumer = threading.Thread(target=consume)
+    for thread in [consumer, *producers]:
+        thread.start()
+    for thread in producers:
+        thread.join(20)
+    mailbox.close()
+    consumer.join(20)
+    statistics = mailbox.statistics()
+    assert statistics.put == 6000
+    assert taken == statistics.taken
+    assert statistics.taken + statistics.dropped_replaced + statistics.dropped_closed == 6000

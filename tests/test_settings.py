@@ -1,0 +1,99 @@
+import argparse
+from pathlib import Path
+
+import pytest
+
+from server.errors import SettingsError
+from server.settings import KEYS, Settings, add_arguments, load_settings
+
+pytestmark = pytest.mark.unit
+
+
+def load(*arguments: str, environment: dict[str, str] | None = None) -> Settings:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return load_settings(parser.parse_args(arguments), environment or {})
+
+
+def test_defaults_are_valid_and_listen_on_loopback() -> None:
+    settings = load()
+    assert settings.server.host == "127.0.0.1"
+    assert settings.rtc.ice_servers == ()
+    assert settings.rtc.port_pair() is None
+
+
+def test_flags_beat_variables_beat_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "sightline.yaml"
+    file.write_text("port: 1001\nmode: smooth\nmax_sessions: 3\n")
+    settings = load(
+        "--config", str(file), "--port", "1003",
+        environment={"SIGHTLINE_PORT": "1002", "SIGHTLINE_MAX_SESSIONS": "4"},
+    )  # fmt: skip
+    assert settings.server.port == 1003
+    assert settings.session.max_sessions == 4
+    assert settings.session.mode == "smooth"
+
+
+def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
+    file = tmp_path / "sightline.yaml"
+    file.write_text("ice_servers: [stun:a, 'turn:b']\nparity: no\n")
+    settings = load(environment={"SIGHTLINE_CONFIG": str(file)})
+    assert settings.rtc.ice_servers == ("stun:a", "turn:b")
+    assert settings.detector.parity is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--port", "70000"], ["--port", "70000", "0 to 65535"]),
+        (["--port", "http"], ["--port", "'http'", "whole number"]),
+        (["--confidence", "nan"], ["confidence", "nan"]),
+        (["--mode", "fast"], ["--mode", "'fast'", "exact, smooth"]),
+        (["--video-codecs", "H264,AV1"], ["video_codecs", "'AV1'", "H264, VP8"]),
+        (["--video-codecs", ""], ["video_codecs", "empty"]),
+        (["--parity", "maybe"], ["parity", "'maybe'", "true or false"]),
+        (["--port-range", "50000"], ["port_range", "'50000'", "FIRST-LAST"]),
+        (["--port-range", "80-90"], ["port_range", "80-90", "1024-65535"]),
+        (["--port-range", "50010-50000"], ["port_range", "50010-50000"]),
+        (["--bitrate-min-kbps", "900", "--bitrate-max-kbps", "800"], ["bitrate_min_kbps", "900"]),
+        (["--rtc-disable", "gravity"], ["rtc_disable", "'gravity'", "marker_assembly"]),
+        (["--stale-after-s", "9", "--silent-timeout-s", "8"], ["stale_after_s", "9"]),
+        (["--config", "/nowhere/x.yaml"], ["config", "/nowhere/x.yaml"]),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line_that_names_it(
+    arguments: list[str], told: list[str]
+) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        load(*arguments)
+    message = str(refusal.value)
+    assert "\n" not in message
+    for part in told:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("prot: 8080\n", "prot: no such setting"),
+        ("- port\n", "not a list of"),
+        ("port: [1\n", "is not YAML"),
+        ("port: {a: 1}\n", "port"),
+        ("model: [a, b]\n", "model"),
+    ],
+)
+def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=told) as refusal:
+        load("--config", str(file))
+    assert "\n" not in str(refusal.value)
+
+
+def test_every_key_has_a_help_text_and_its_default_is_in_range() -> None:
+    from server.settings import parse_value
+
+    for row in KEYS:
+        assert row.help, row.name
+        value = ",".join(row.default) if row.is_list else row.default
+        assert parse_value(row, value, "default") == row.default
