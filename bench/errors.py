@@ -1,0 +1,21 @@
+"""Why a measurement could not be made. `__main__` turns each into one line and an exit code."""
+
+
+class BenchError(Exception):
+    """Base of what a bench raises on purpose; the message is one line for a person."""
+
+
+class UsageError(BenchError):
+    """An option is out of range or does not go with another."""
+
+
+class ClipError(UsageError):
+    """The source pictures cannot be had."""
+
+
+class ServerError(BenchError):
+    """The server did not start, or answered with an error."""
+
+
+class PeerError(BenchError):
+    """The peer could not connect, or no picture came back."""
