@@ -1,0 +1,237 @@
+"""The layout of `server/` holds: imports point down, each heavy library has its doors.
+
+The tables below are the architecture as data; `server/README.md` tells it in words. A new
+module fails here until it has a place. Imports under `if TYPE_CHECKING` are free: they do not
+exist when the program runs.
+"""
+
+import ast
+import contextlib
+import importlib
+import importlib.abc
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.unit
+
+SERVER = Path(__file__).resolve().parents[1] / "server"
+
+# Lowest first. A module imports lower layers only, never its neighbours; the modules of one
+# package (`rtc`, `detector`) may import each other. `server/__init__.py` lies below everything.
+LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("floor", ("clock", "errors")),
+    ("values", ("detections", "frame", "geometry", "model_registry", "settings")),
+    ("requests", ("call_options", "offer")),
+    ("mechanisms", ("data_channel", "latest", "mailbox", "telemetry")),
+    ("compute", ("detector", "overlay", "pixels", "rtc")),
+    ("worker", ("inference",)),
+    ("media", ("tracks",)),
+    ("peer", ("session",)),
+    ("peers", ("registry",)),
+    ("state", ("status",)),
+    ("records", ("metrics",)),
+    ("edge", ("signaling",)),
+    ("wiring", ("app", "doctor")),
+    ("entry", ("__main__",)),
+)
+RANKS = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}
+
+# Third-party libraries and the modules that may import them.
+DOORS: Mapping[str, tuple[str, ...]] = {
+    "OpenSSL": ("rtc",),
+    "aiohttp": ("__main__", "app", "signaling"),
+    "aioice": ("rtc",),
+    "aiortc": ("rtc", "session", "tracks"),
+    "av": ("pixels", "rtc", "tracks"),
+    "cv2": ("detector", "overlay", "pixels"),
+    "onnxruntime": ("detector",),
+    "prometheus_client": ("metrics",),
+    "pylibsrtp": ("rtc",),
+    "uvloop": ("__main__", "app"),
+    "yaml": ("detector", "settings"),
+}
+FREE = ("numpy",)
+# Modules up to and with the worker load none of these, so their tests need none of them.
+HEAVY = ("aiohttp", "aioice", "aiortc", "onnxruntime")
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name of every module under server/, and its file."""
+    found = {}
+    for path in sorted(SERVER.rglob("*.py")):
+        parts = path.relative_to(SERVER.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def place_of(module: str) -> str:
+    """`server.rtc.peer` -> `rtc`; `server` -> the empty name."""
+    return module.partition(".")[2].partition(".")[0]
+
+
+def is_type_checking(test: ast.expr) -> bool:
+    name = test.attr if isinstance(test, ast.Attribute) else getattr(test, "id", "")
+    return name == "TYPE_CHECKING"
+
+
+def run_time_imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and dotted target of every import that is executed, nested ones too."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and is_type_checking(node.test):
+            for other in node.orelse:
+                yield from run_time_imports(other)
+        elif isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                yield node.lineno, "." * node.level
+            else:
+                # `from package import module` names a module, `from module import name` not.
+                for alias in node.names:
+                    whole = f"{node.module}.{alias.name}"
+                    yield node.lineno, whole if whole in MODULES else str(node.module)
+        else:
+            yield from run_time_imports(node)
+
+
+def imports_of(module: str) -> list[tuple[int, str]]:
+    return list(run_time_imports(ast.parse(MODULES[module].read_text(encoding="utf-8"))))
+
+
+def complaints(module: str, imports: Sequence[tuple[int, str]]) -> list[str]:
+    """What is wrong with the imports of one module."""
+    here, found = place_of(module), []
+    for line, target in imports:
+        top = target.partition(".")[0]
+        where = f"{module}:{line} imports {target}"
+        if not top:
+            found.append(f"{module}:{line} has a relative import: write the whole name")
+        elif top == "server":
+            there = place_of(target)
+            if there not in ("", here) and RANKS[there] >= RANKS[here]:
+                found.append(f"{where}, which is not in a lower layer")
+        elif top in DOORS:
+            if here not in DOORS[top]:
+                found.append(f"{where}, whose doors are {', '.join(DOORS[top])}")
+        elif top not in FREE and top not in sys.stdlib_module_names:
+            found.append(f"{where}: give this library its doors")
+    return found
+
+
+def test_every_module_has_a_layer() -> None:
+    places = {place_of(module) for module in MODULES} - {""}
+    assert places - RANKS.keys() == set(), "give new modules a place in LAYERS"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down_and_use_the_doors(module: str) -> None:
+    assert complaints(module, imports_of(module)) == []
+
+
+def test_version_module_imports_nothing() -> None:
+    assert imports_of("server") == []
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    graph = {
+        module: {target for _, target in imports_of(module) if target in MODULES} - {module}
+        for module in MODULES
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"modules import each other: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "word"),
+    [
+        # upward
+        ("server.mailbox", "from server.session import Session", "lower layer"),
+        # sideways
+        ("server.pixels", "import server.overlay", "lower layer"),
+        # hidden in a function
+        ("server.mailbox", "def f():\n import server.app", "lower layer"),
+        # a package as a module's attribute
+        ("server.clock", "from server import rtc", "lower layer"),
+        # past the door
+        ("server.session", "import onnxruntime as ort", "doors"),
+        ("server.registry", "from aiortc.mediastreams import MediaStreamTrack", "doors"),
+        # a library nobody decided on
+        ("server.app", "import requests", "give this library"),
+        ("server.rtc.peer", "from . import receiver", "relative"),
+    ],
+)
+def test_wrong_import_is_found(module: str, source: str, word: str) -> None:
+    [complaint] = complaints(module, list(run_time_imports(ast.parse(source))))
+    assert word in complaint
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("server.frame", "if TYPE_CHECKING:\n from av import VideoFrame"),
+        ("server.frame", "import typing\nif typing.TYPE_CHECKING:\n import server.app"),
+        ("server.rtc.peer", "from server.rtc.sender import VideoSender"),
+        ("server.app", "from server import __version__"),
+        ("server.app", ""),
+    ],
+)
+def test_right_import_is_let_through(module: str, source: str) -> None:
+    assert complaints(module, list(run_time_imports(ast.parse(source)))) == []
+
+
+class Refuse(importlib.abc.MetaPathFinder):
+    """Fails the import of the named libraries, before anything is loaded."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname.partition(".")[0] in self.names:
+            raise AssertionError(f"{fullname} was imported")
+
+
+@contextlib.contextmanager
+def fresh_server(refused: Sequence[str] = ()) -> Iterator[None]:
+    """As in a new interpreter for `server` and the refused libraries; the old ones come back."""
+    gone = ("server", *refused)
+    before = {name: sys.modules[name] for name in sys.modules if name.partition(".")[0] in gone}
+    finder = Refuse(refused)
+    for name in before:
+        del sys.modules[name]
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if name.partition(".")[0] in gone]:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_alone_and_without_warnings(module: str) -> None:
+    with fresh_server(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        importlib.import_module(module)
+
+
+def is_light(module: str) -> bool:
+    place = place_of(module)
+    at_a_door = any(place in DOORS[library] for library in HEAVY)
+    return not place or (RANKS.get(place, len(LAYERS)) <= RANKS["inference"] and not at_a_door)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if is_light(module)])
+def test_module_up_to_the_worker_loads_no_heavy_library(module: str) -> None:
+    with fresh_server(refused=HEAVY):
+        importlib.import_module(module)
