@@ -16,8 +16,9 @@ WORKDIR /build
 # Only what decides the environment: a change of source does not install it again.
 COPY pyproject.toml constraints.txt ./
 COPY tools/setup_environment.py tools/
+# Serving needs neither pip nor sympy, which a runtime package names for tools of its own.
 RUN python tools/setup_environment.py --venv /opt/sightline --runtime "${RUNTIME}" \
-    && /opt/sightline/bin/python -m pip uninstall --yes --quiet pip setuptools
+    && /opt/sightline/bin/python -m pip uninstall --yes --quiet mpmath pip setuptools sympy
 
 FROM ${BASE_IMAGE}
 RUN groupadd --gid 10001 sightline \

@@ -194,6 +194,19 @@ def test_image_is_built_from_the_pins() -> None:
     assert unpinned == []
 
 
+def test_everything_the_image_copies_is_there() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    tracked = {path.relative_to(ROOT).as_posix() for path in tracked_files()}
+    missing = []
+    for sources in re.findall(r"^COPY (?!--)(.+) \S+$", dockerfile, re.MULTILINE):
+        for source in sources.split():
+            in_tree = any(path == source or path.startswith(f"{source}/") for path in tracked)
+            if not in_tree or f"!{source.partition('/')[0]}" not in ignore:
+                missing.append(source)
+    assert missing == []
+
+
 def test_page_of_settings_is_the_table_of_settings() -> None:
     written = document_settings.DOCUMENT.read_text(encoding="utf-8")
     assert written == document_settings.document(), "run `make document`"
