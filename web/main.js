@@ -1,0 +1,93 @@
+// Composition root: settings, view and at most one call.
+
+import { Call } from './call.js';
+import { listCameras, watchCameras } from './camera.js';
+import { loadSettings, saveSettings } from './settings.js';
+import { getConfig } from './signaling.js';
+import { View } from './view.js';
+
+/** @typedef {import('./settings.js').Settings} Settings */
+
+let settings = loadSettings();
+/** @type {File|null} */
+let file = null;
+/** @type {Call|null} */
+let call = null;
+
+const view = new View({ start, stop, file: chooseFile, settings: changeSettings });
+
+/** What needs another picture, and what only another option. @type {(keyof Settings)[]} */
+const SOURCE_KEYS = ['source', 'deviceId', 'height'];
+/** @type {(keyof Settings)[]} */
+const OPTION_KEYS = ['confidence', 'classes', 'mode'];
+
+async function start() {
+  call?.close();
+  const current = new Call(settings, file, view, {
+    state: (state) => shown(() => view.showState(state)),
+    source: (source) => {
+      view.showLocal(source.stream);
+      void refreshCameras(); // labels are known from the first permission on
+    },
+    picture: (stream) => view.showRemote(stream),
+    hello: (hello) => view.showHello(hello),
+    telemetry: (telemetry) => shown(() => view.showTelemetry(telemetry)),
+    notice: (words) => view.showNotice(words),
+  });
+  /** A call that was replaced or stopped has nothing to say any more. */
+  const shown = (/** @type {() => void} */ act) => {
+    if (call === current) act();
+  };
+  call = current;
+  const failure = await current.run();
+  if (call !== current) return;
+  call = null;
+  view.showState(failure ? { kind: 'failed', failure } : { kind: 'idle' });
+}
+
+function stop() {
+  call?.close();
+}
+
+/** @param {File} chosen */
+function chooseFile(chosen) {
+  file = chosen;
+  view.showFile(chosen);
+  if (call) void call.changeSource(settings, file);
+  else void start();
+}
+
+/** @param {Partial<Settings>} part */
+function changeSettings(part) {
+  settings = { ...settings, ...part };
+  saveSettings(settings);
+  view.showSettings(settings);
+  const keys = /** @type {(keyof Settings)[]} */ (Object.keys(part));
+  const wantsFile = settings.source === 'file' && !file; // comes with the choice of the file
+  if (keys.some((key) => SOURCE_KEYS.includes(key)) && !wantsFile) {
+    void call?.changeSource(settings, file);
+  }
+  if (keys.some((key) => OPTION_KEYS.includes(key))) call?.changeOptions(settings);
+}
+
+async function refreshCameras() {
+  view.showCameras(await listCameras(), settings.deviceId);
+}
+
+async function greet() {
+  try {
+    const config = await getConfig();
+    view.showModes(config.modes);
+    view.showHello({ model: config.model });
+  } catch {
+    // The call itself will say what is wrong, when there is to be one.
+  }
+}
+
+view.showSettings(settings);
+view.showState({ kind: 'idle' });
+watchCameras(() => void refreshCameras(), new AbortController().signal);
+void refreshCameras();
+void greet();
+// The server is told at once instead of finding out by silence.
+addEventListener('pagehide', () => call?.close());

@@ -1,0 +1,157 @@
+// The HTTP side of a call: configuration, offer, live options, end. Every request has a
+// deadline, and what goes wrong comes out as a Failure.
+
+import { Failure } from './failures.js';
+
+/** @typedef {import('./settings.js').Mode} Mode */
+/** @typedef {{mode: Mode, confidence: number, classes: string[]|null}} Options */
+
+/**
+ * @typedef {object} Model
+ * @property {string} name
+ * @property {string[]} names class names, by class id
+ * @property {string} provider
+ * @property {string} precision
+ */
+
+/**
+ * @typedef {object} ClientConfig
+ * @property {RTCIceServer[]} ice_servers
+ * @property {Record<string, number>} limits
+ * @property {Mode[]} modes
+ * @property {Model|null} model
+ * @property {string} version
+ */
+
+/**
+ * @typedef {object} Answer
+ * @property {string} sdp
+ * @property {RTCSdpType} type
+ * @property {string} session
+ * @property {Options} [options]
+ * @property {string} [codec]
+ * @property {Model|null} [model]
+ * @property {string} [encoder]
+ */
+
+const DEADLINE_MS = 8_000;
+
+/** @type {ClientConfig} */
+const NO_CONFIG = {
+  ice_servers: [],
+  limits: {},
+  modes: ['exact', 'smooth'],
+  model: null,
+  version: '',
+};
+
+/**
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<ClientConfig>}
+ */
+export async function getConfig(signal) {
+  const reply = await request('api/client-config', { method: 'GET' }, signal);
+  return { ...NO_CONFIG, ...(await json(reply)) };
+}
+
+/**
+ * @param {string} sdp
+ * @param {Options} options
+ * @param {AbortSignal} signal
+ * @returns {Promise<Answer>}
+ */
+export async function postOffer(sdp, options, signal) {
+  const body = JSON.stringify({ sdp, type: 'offer', options });
+  const reply = await request('offer', { method: 'POST', body }, signal);
+  return /** @type {Promise<Answer>} */ (json(reply));
+}
+
+/**
+ * @param {string} session
+ * @param {Partial<Options>} options
+ * @param {AbortSignal} signal
+ * @returns {Promise<Partial<Options>>} as the server now has them
+ */
+export async function patchSession(session, options, signal) {
+  const path = `sessions/${encodeURIComponent(session)}`;
+  const body = JSON.stringify({ options });
+  const reply = await request(path, { method: 'PATCH', body }, signal);
+  return (await json(reply))['options'] ?? options;
+}
+
+/**
+ * Never fails: the server frees a silent session by itself. `keepalive` lets the request
+ * outlive the page.
+ * @param {string} session
+ */
+export async function deleteSession(session) {
+  const path = `sessions/${encodeURIComponent(session)}`;
+  try {
+    await fetch(address(path), { method: 'DELETE', keepalive: true });
+  } catch {
+    // Server gone; so is the session.
+  }
+}
+
+/** Relative to the page, so that a proxy may serve us below a path. @param {string} path */
+function address(path) {
+  return new URL(path, document.baseURI);
+}
+
+/**
+ * @param {string} path
+ * @param {RequestInit} init
+ * @param {AbortSignal} [signal]
+ * @returns {Promise<Response>} with a 2xx status
+ */
+async function request(path, init, signal) {
+  const deadline = AbortSignal.timeout(DEADLINE_MS);
+  const signals = signal ? [signal, deadline] : [deadline];
+  /** @type {Response} */
+  let reply;
+  try {
+    const headers = init.body ? { 'Content-Type': 'application/json' } : {};
+    reply = await fetch(address(path), {
+      cache: 'no-store',
+      ...init,
+      headers,
+      signal: AbortSignal.any(signals),
+    });
+  } catch (cause) {
+    if (signal?.aborted) throw cause; // the person stopped the call: no failure to show
+    throw new Failure(navigator.onLine ? 'server-gone' : 'offline', { cause });
+  }
+  if (!reply.ok) throw await failureOf(reply);
+  return reply;
+}
+
+/** @param {Response} reply */
+async function failureOf(reply) {
+  let reason = '';
+  try {
+    const problem = await reply.json();
+    reason = String(problem.detail || problem.title || '');
+  } catch {
+    reason = `${reply.status} ${reply.statusText}`.trim(); // not from our server: a proxy's page
+  }
+  const after = Number(reply.headers.get('Retry-After') ?? NaN);
+  const retryAfterS = Number.isFinite(after) && after >= 0 ? Math.min(after, 300) : null;
+  if (reply.status === 503 || reply.status === 429) {
+    return new Failure('server-full', { reason, retryAfterS });
+  }
+  // A gateway's own "nobody behind me".
+  if (reply.status === 502 || reply.status === 504) return new Failure('server-gone', { reason });
+  return new Failure(reply.status < 500 ? 'refused' : 'server-error', { reason, retryAfterS });
+}
+
+/**
+ * @param {Response} reply
+ * @returns {Promise<Record<string, any>>}
+ */
+async function json(reply) {
+  try {
+    return await reply.json();
+  } catch (cause) {
+    throw new Failure('server-error', { reason: 'its answer was not JSON', cause });
+  }
+}
