@@ -257,7 +257,8 @@ def set_up_node() -> None:
     # --ignore-scripts: nothing from the registry runs at install.
     options = ["--no-save", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     command = [npm, "install", "--prefix", str(NODE_FOLDER), *options, TYPESCRIPT]
-    if subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode == 0:
+    quiet = subprocess.DEVNULL
+    if subprocess.run(command, stdin=quiet, stdout=quiet, check=False).returncode == 0:
         stamp.write_text(TYPESCRIPT, encoding="utf-8")
     else:
         say("npm could not install it: the check of web/ will say so")
