@@ -28,7 +28,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("values", ("detections", "frame", "geometry", "model_registry", "settings")),
     ("requests", ("call_options", "offer")),
     ("mechanisms", ("data_channel", "latest", "mailbox", "telemetry")),
-    ("compute", ("detector", "overlay", "pixels", "rtc")),
+    ("pictures", ("overlay", "pixels")),
+    ("engines", ("detector", "rtc")),
     ("worker", ("inference",)),
     ("media", ("tracks",)),
     ("peer", ("session",)),
@@ -36,7 +37,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("state", ("status",)),
     ("records", ("metrics",)),
     ("edge", ("signaling",)),
-    ("wiring", ("app", "doctor")),
+    ("wiring", ("app",)),
+    ("report", ("doctor",)),
     ("entry", ("__main__",)),
 )
 RANKS = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}
