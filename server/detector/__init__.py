@@ -1,0 +1,1 @@
+"""Detectors from ONNX files; the only package that knows onnxruntime."""

@@ -1,0 +1,1 @@
+"""One module per family of models: recognising its outputs and decoding them."""

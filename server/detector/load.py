@@ -1,0 +1,355 @@
+"""From settings to a warm, checked detector.
+
+Steps for each model: outline of the file, interface and one grey run on the reference
+session (which also shows real shapes), family, names, then the ways to run it until one
+loads, answers and agrees with the reference.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from server.detector.composite import CompositeDetector
+from server.detector.engine import (
+    NUMPY_TYPES,
+    Engine,
+    EngineChain,
+    FeedPlan,
+    host,
+    open_session,
+    read_interface,
+    reference_way,
+    runtime_version,
+)
+from server.detector.model import BoxRules, ModelDetector
+from server.detector.names import names_and_map, parse_names, read_labels
+from server.detector.onnx_outline import read_outline
+from server.detector.parity import (
+    Difference,
+    ParityCache,
+    built_in_pictures,
+    cache_key,
+    compare,
+)
+from server.detector.providers import Host, ModelFile, Way, ways_to_run
+from server.detector.recognise import recognise
+from server.detector.sidecar import apply_input, check_input, literal, read_sidecar
+from server.detector.spec import (
+    AnyArray,
+    Facts,
+    Head,
+    Sidecar,
+    TensorInfo,
+    full_precision_path,
+)
+from server.errors import ModelError, ParityError
+from server.geometry import InputSpec, Layout
+from server.model_registry import DEFAULT_CACHE_DIR, resolve_model
+from server.settings import DetectorSettings
+
+logger = logging.getLogger(__name__)
+
+# Sizes for models that leave theirs open. Faces are small, so YuNet gets a camera's shape.
+OPEN_INPUT_WH = {"yunet": (640, 480)}
+DEFAULT_INPUT_WH = (640, 640)
+MAX_BATCH = 64
+GREY = 114
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """What is known of a model once its reference session has answered."""
+
+    file: ModelFile
+    head: Head
+    spec: InputSpec
+    names: tuple[str, ...]
+    class_map: tuple[int, ...] | None
+    feed: FeedPlan
+    sidecar: Sidecar
+    reference: Engine
+
+
+def load_detector(settings: DetectorSettings) -> ModelDetector | CompositeDetector:
+    """The detector of the settings; ModelError with one clear line when it cannot be.
+
+    Takes seconds at most and belongs off the event loop. The result is used and closed by
+    one thread.
+    """
+    machine = host()
+    cache_dir = Path(settings.cache_dir or DEFAULT_CACHE_DIR).expanduser()
+    paths = model_paths(settings.model, settings.cache_dir)
+    labels = settings.labels.split("+") if settings.labels else []
+    if len(labels) > len(paths):
+        raise ModelError(f"labels: {len(labels)} files for {len(paths)} models")
+    parts = []
+    for index, path in enumerate(paths):
+        label_path = Path(labels[index]).expanduser() if index < len(labels) else None
+        parts.append(_load_one(path, label_path, settings, machine, cache_dir))
+    return parts[0] if len(parts) == 1 else CompositeDetector(parts, settings.max_boxes)
+
+
+def model_paths(model: str, cache_dir: str = "") -> list[Path]:
+    """The files of `a.onnx+b.onnx`; a single file whose name has a plus wins."""
+    if "+" in model and Path(model).expanduser().is_file():
+        return [Path(model).expanduser()]
+    names = [name.strip() for name in model.split("+")]
+    if not all(names):
+        raise ModelError(f"model: {model!r} names no file on one side of a plus")
+    return [resolve_model(name, cache_dir) for name in names]
+
+
+def _load_one(
+    path: Path,
+    label_path: Path | None,
+    settings: DetectorSettings,
+    machine: Host,
+    cache_dir: Path,
+) -> ModelDetector:
+    model = _read_model(path, label_path, settings, machine)
+    floor = settings.confidence_floor
+    if model.sidecar.floor is not None:
+        floor = max(floor, model.sidecar.floor)
+    rules = BoxRules(floor, settings.iou, settings.max_boxes)
+    ways = ways_to_run(
+        model.file,
+        settings.provider,
+        settings.precision,
+        settings.threads,
+        machine,
+        cache_dir,
+        _tensorrt_shapes(model.feed),
+    )
+    check = _ParityCheck(model, rules, ParityCache(cache_dir) if settings.parity else None)
+    try:
+        chain = EngineChain.start(ways, model.feed, check.refusal)
+    except ModelError as error:
+        if check.last is not None and not check.last.acceptable:
+            raise ParityError(f"{path.name}: {check.last}") from error
+        raise
+    detector = _detector(model, chain, rules)
+    [report] = detector.reports()
+    logger.info(
+        "%s: %s at %dx%d on %s %s, %d threads%s",
+        path.name,
+        report.family,
+        *report.input_wh,
+        report.provider,
+        report.precision,
+        report.threads,
+        f" ({report.fallback})" if report.fallback else "",
+    )
+    return detector
+
+
+def _detector(model: LoadedModel, chain: EngineChain, rules: BoxRules) -> ModelDetector:
+    return ModelDetector(
+        model.file.path.stem, chain, model.head, model.spec, model.names, model.class_map, rules
+    )
+
+
+def _read_model(
+    path: Path, label_path: Path | None, settings: DetectorSettings, machine: Host
+) -> LoadedModel:
+    outline = read_outline(path)
+    sidecar = read_sidecar(path)
+    file = ModelFile(
+        path,
+        outline.is_half,
+        _original_of(path) if outline.is_half else None,
+        outline.is_dynamically_quantised,
+    )
+    reference = reference_way(file.full(), settings.threads or machine.cores)
+    inputs, outputs, metadata = read_interface(open_session(reference, {}))
+    picture, others = _picture_input(inputs, path)
+    family = sidecar.family or metadata.get("sightline.family") or metadata.get("family")
+    overrides = _input_overrides(metadata, sidecar)
+    input_wh = _input_wh(picture, overrides, metadata, outputs)
+    feed = _feed(picture, others, input_wh, settings.max_batch, path)
+    engine = Engine(reference, feed)
+    engine.input.fill(GREY / 255 if engine.input.dtype.kind == "f" else GREY)
+    named = read_labels(label_path) if label_path else sidecar.names
+    if named is None:
+        named = parse_names(literal(metadata["names"])) if "names" in metadata else None
+    facts = Facts(
+        model=path.name,
+        inputs=inputs,
+        outputs=engine.warm_up(runs=1),
+        input_wh=input_wh,
+        metadata=metadata,
+        names=named,
+        sidecar=sidecar,
+        family=family,
+    )
+    head = recognise(facts)
+    try:
+        names, class_map = names_and_map(named, head.class_count, head.family)
+    except ModelError as error:
+        raise ModelError(f"{path.name}: {error}") from error
+    spec = apply_input(head.input_spec(input_wh), overrides)
+    layout: Layout = "nhwc" if feed.shape[-1] == 3 else "nchw"
+    spec = replace(spec, layout=layout)
+    return LoadedModel(file, head, spec, names, class_map, feed, sidecar, engine)
+
+
+def _original_of(path: Path) -> Path | None:
+    original = full_precision_path(path)
+    if original is None or not original.is_file():
+        return None
+    read_outline(original)
+    return original
+
+
+def _picture_input(inputs: Sequence[TensorInfo], path: Path) -> tuple[TensorInfo, list[TensorInfo]]:
+    """The input that takes the picture, and the others."""
+    pictures = [
+        info
+        for info in inputs
+        if len(info.shape) == 4
+        and 3 in (info.shape[1], info.shape[3])
+        and info.dtype in ("tensor(float)", "tensor(float16)", "tensor(uint8)")
+    ]
+    if len(pictures) != 1:
+        found = ", ".join(map(str, inputs)) or "none"
+        raise ModelError(
+            f"{path.name}: a detector takes one picture of Nx3xHxW or NxHxWx3 as float, float16 "
+            f"or uint8; its inputs are {found}"
+        )
+    return pictures[0], [info for info in inputs if info is not pictures[0]]
+
+
+def _input_overrides(metadata: Mapping[str, str], sidecar: Sidecar) -> Mapping[str, Any]:
+    """`sightline.input` of the metadata, with the sidecar's keys over it."""
+    text = metadata.get("sightline.input")
+    own = check_input(literal(text), "metadata sightline.input") if text else {}
+    return {**own, **sidecar.input}
+
+
+def _input_wh(
+    picture: TensorInfo,
+    overrides: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    outputs: Sequence[TensorInfo],
+) -> tuple[int, int]:
+    """Width and height: the file's where it fixes them, else the first of what is said."""
+    _, *dims = picture.shape
+    height, width = dims[1:] if dims[0] == 3 else dims[:2]
+    said: object = overrides.get("size")
+    if said is None and "imgsz" in metadata:
+        said = literal(metadata["imgsz"])
+        # Ultralytics writes height before width.
+        said = said[::-1] if isinstance(said, list) else said
+    if not (isinstance(said, list) and len(said) == 2 and all(isinstance(s, int) for s in said)):
+        family = "yunet" if any(info.name == "kps_8" for info in outputs) else ""
+        said = OPEN_INPUT_WH.get(family, DEFAULT_INPUT_WH)
+    sizes = [
+        dim if isinstance(dim, int) else asked
+        for dim, asked in zip((width, height), said, strict=True)
+    ]
+    if not all(1 <= side <= 8192 for side in sizes):
+        raise ModelError(f"the model's input of {sizes[0]}x{sizes[1]} is outside 1..8192")
+    return sizes[0], sizes[1]
+
+
+def _feed(
+    picture: TensorInfo,
+    others: Sequence[TensorInfo],
+    input_wh: tuple[int, int],
+    max_batch: int,
+    path: Path,
+) -> FeedPlan:
+    batch, *dims = picture.shape
+    fixed_batch = isinstance(batch, int)
+    count = batch if isinstance(batch, int) else max_batch
+    if not 1 <= count <= MAX_BATCH:
+        raise ModelError(f"{path.name}: a batch of {count} is outside 1..{MAX_BATCH}")
+    width, height = input_wh
+    channels_first = dims[0] == 3
+    shape = (3, height, width) if channels_first else (height, width, 3)
+    # Known shapes let every provider plan its memory once and OpenVINO compile once.
+    values = zip(picture.shape, (count, *shape), strict=True)
+    dimensions = {name: value for name, value in values if isinstance(name, str)}
+    if count > 1 and isinstance(batch, str):
+        dimensions.pop(batch, None)
+    return FeedPlan(
+        name=picture.name,
+        shape=shape,
+        batch=count,
+        fixed_batch=fixed_batch,
+        constants={info.name: _constant(info, count, input_wh, path) for info in others},
+        dimensions=dimensions,
+    )
+
+
+def _constant(info: TensorInfo, count: int, input_wh: tuple[int, int], path: Path) -> AnyArray:
+    """A value for an input beside the picture: some models want to be told its size.
+
+    They scale their boxes by it; told the input's own size, they answer in input pixels.
+    """
+    width, height = input_wh
+    known = {
+        "orig_target_sizes": (width, height),
+        "orig_size": (width, height),
+        "target_sizes": (height, width),
+        "im_shape": (height, width),
+        "scale_factor": (1, 1),
+    }
+    if info.name not in known or info.dtype not in NUMPY_TYPES:
+        raise ModelError(
+            f"{path.name}: input {info} is not known; besides the picture we can give "
+            f"{', '.join(known)}"
+        )
+    return np.tile(np.array(known[info.name], NUMPY_TYPES[info.dtype]), (count, 1))
+
+
+def _tensorrt_shapes(feed: FeedPlan) -> tuple[str, str] | None:
+    if feed.fixed_batch:
+        return None
+    size = "x".join(map(str, feed.shape))
+    return f"{feed.name}:1x{size}", f"{feed.name}:{feed.batch}x{size}"
+
+
+class _ParityCheck:
+    """Compares engines with the model's reference; remembers the last figure."""
+
+    def __init__(self, model: LoadedModel, rules: BoxRules, cache: ParityCache | None) -> None:
+        self._model = model
+        self._rules = rules
+        self._cache = cache
+        self.last: Difference | None = None
+
+    def refusal(self, engine: Engine) -> str:
+        """Why the engine may not be used; empty when it may."""
+        if self._cache is None or self._is_reference(engine.way):
+            return ""
+        model, way = self._model, engine.way
+        paths = [way.path] if way.path == model.file.full() else [way.path, model.file.full()]
+        key = cache_key(
+            paths, runtime_version(), way.provider, way.precision, model.spec, model.head.family
+        )
+        self.last = self._cache.find(key)
+        if self.last is None:
+            self.last = self._measure(engine)
+            if self.last.acceptable:
+                self._cache.keep(key, self.last)
+        return "" if self.last.acceptable else str(self.last)
+
+    def _is_reference(self, way: Way) -> bool:
+        same_file = way.path == self._model.file.full()
+        return way.provider == "cpu" and way.precision == "fp32" and same_file
+
+    def _measure(self, engine: Engine) -> Difference:
+        # Below the floor too: a box may sink through it in one engine and not in the other.
+        rules = BoxRules(min(self._rules.floor, 0.05), self._rules.iou, 300)
+        pictures = built_in_pictures()
+        answers = []
+        for each in (self._model.reference, engine):
+            detector = _detector(self._model, EngineChain(each, self._model.feed), rules)
+            answers.append([found.detections for found in detector.detect(pictures)])
+            if detector.statistics().not_finite:
+                return Difference(1.0, 0.0, 0)
+        return compare(answers[0], answers[1])
