@@ -1,0 +1,1 @@
+"""Training of Sightline's own detector: data, network, loop, export."""

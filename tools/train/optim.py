@@ -1,0 +1,85 @@
+"""Muon for the convolutions' weights, AdamW for the rest.
+
+Muon steps along the nearest orthogonal matrix to the momentum instead of the momentum itself, so
+that all directions of a weight learn at the same pace. It costs a few small matrix products per
+step and reaches a given accuracy in fewer steps, which is what counts on two cores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def orthogonalise(gradient: Tensor, rounds: int = 5) -> Tensor:
+    """Newton-Schulz iteration of a matrix towards its nearest semi-orthogonal one."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = gradient.bfloat16()
+    turned = x.shape[0] > x.shape[1]
+    if turned:
+        x = x.T
+    x = x / (x.norm() + 1e-7)
+    for _ in range(rounds):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x.T if turned else x).to(gradient.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised, for weights of two or more axes (flattened to a matrix)."""
+
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        assert closure is None
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(p)
+                buffer = state["momentum"]
+                buffer.lerp_(p.grad, 1.0 - group["momentum"])
+                look_ahead = p.grad.lerp(buffer, group["momentum"])
+                matrix = orthogonalise(look_ahead.reshape(len(look_ahead), -1))
+                scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                p.mul_(1.0 - group["lr"] * group["weight_decay"])
+                p.add_(matrix.reshape(p.shape), alpha=-group["lr"] * scale)
+
+
+def optimisers(
+    network: nn.Module,
+    extra: nn.Module | None,
+    matrix_rate: float,
+    rate: float,
+    weight_decay: float,
+) -> list[torch.optim.Optimizer]:
+    """Muon on hidden convolutions; AdamW on first and last layers, norms and biases."""
+    matrices, plain, bare = [], [], []
+    for name, p in network.named_parameters():
+        if p.ndim < 2:
+            bare.append(p)
+        elif "_out." in name or name.startswith("stem.0."):
+            plain.append(p)
+        else:
+            matrices.append(p)
+    if extra is not None:
+        plain += [p for p in extra.parameters() if p.ndim >= 2]
+        bare += [p for p in extra.parameters() if p.ndim < 2]
+    adam = torch.optim.AdamW(
+        [
+            {"params": plain, "weight_decay": weight_decay},
+            {"params": bare, "weight_decay": 0.0},
+        ],
+        lr=rate,
+        betas=(0.9, 0.99),
+    )
+    return [Muon(matrices, lr=matrix_rate, weight_decay=weight_decay), adam]
