@@ -34,8 +34,6 @@ class RtcOptions:
     """Notice a vanished peer in about 8 s; stock takes 27 to 39 s."""
     own_encoders: bool = True
     """Encode with our H264 and VP8 encoders instead of aiortc's."""
-    share_certificate: bool = True
-    """One DTLS certificate per process and day instead of one per peer."""
 
     video_codecs: tuple[str, ...] = ("H264", "VP8")
     """Preference order, and the allowed set."""
@@ -63,6 +61,8 @@ class RtcOptions:
     """Larger pictures are refused."""
     datagram_queue_packets: int = 4096
     """Datagrams waiting for one peer's pump; beyond it the newest is dropped."""
+    freeze_limit_ms: float = 2000
+    """A sender that answers no key frame request is shown with its damage after this long."""
     pli_interval_ms: float = 500
     """Least time between two picture loss indications to one source."""
 
@@ -93,6 +93,7 @@ class RtcOptions:
             ("decode_queue_frames", 2, 120),
             ("max_picture_pixels", 64 * 64, 8192 * 8192),
             ("datagram_queue_packets", 64, 65536),
+            ("freeze_limit_ms", 100, 60_000),
             ("pli_interval_ms", 50, 10_000),
         ):
             value = getattr(self, key)

@@ -1,0 +1,84 @@
+"""A DTLS transport whose pump survives every datagram.
+
+In aiortc whatever a parser raises ends the pump, and with it the session. Here it costs the
+datagram and is counted by kind in the connection's rejections.
+"""
+
+import asyncio
+import logging
+
+from aiortc import RTCCertificate, RTCDtlsTransport, RTCIceTransport
+from aiortc.rtcdtlstransport import RtpReceiver, RtpRouter
+from aiortc.rtp import RtpPacket
+from OpenSSL import SSL
+
+from server.clock import now_ns
+from server.rtc.rejections import Rejections
+
+logger = logging.getLogger(__name__)
+
+MAX_SOURCES = 32
+
+
+class BoundedRtpRouter(RtpRouter):
+    """Learns at most `MAX_SOURCES` sources, and tells two cameras in one bundle apart."""
+
+    def route_rtp(self, packet: RtpPacket) -> RtpReceiver | None:
+        """The receiver for a packet; an unknown source goes by its MID, then by its format."""
+        if packet.ssrc not in self.ssrc_table:
+            if len(self.ssrc_table) >= MAX_SOURCES:
+                return None
+            named = self.mid_table.get(packet.extensions.mid)
+            if named is not None and named in self.payload_type_table.get(
+                packet.payload_type, set()
+            ):
+                self.ssrc_table[packet.ssrc] = named
+        return super().route_rtp(packet)
+
+
+class GuardedDtlsTransport(RTCDtlsTransport):
+    """One peer's DTLS and SRTP. Loop only."""
+
+    def __init__(
+        self,
+        transport: RTCIceTransport,
+        certificates: list[RTCCertificate],
+        rejections: Rejections,
+    ) -> None:
+        super().__init__(transport, certificates)
+        self._rtp_router = BoundedRtpRouter()
+        self._rejections = rejections
+        self.last_packet_at_ns = 0
+        """Last packet that was authenticated with this session's keys."""
+
+    async def _recv_next(self) -> None:
+        try:
+            await super()._recv_next()
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except SSL.Error as error:
+            # OpenSSL gave up, for instance after too many handshake timeouts.
+            self._rejections.count("dtls", error)
+            if not self.encrypted:
+                raise ConnectionError("DTLS handshake failed") from error
+        except Exception as error:
+            # The top of the session's run loop; what is below parses what a peer sent.
+            self._rejections.count("data", error)
+
+    async def _handle_rtp_data(self, data: bytes, arrival_time_ms: int) -> None:
+        self.last_packet_at_ns = now_ns()
+        try:
+            await super()._handle_rtp_data(data, arrival_time_ms)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            self._rejections.count("rtp", error)
+
+    async def _handle_rtcp_data(self, data: bytes) -> None:
+        self.last_packet_at_ns = now_ns()
+        try:
+            await super()._handle_rtcp_data(data)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            self._rejections.count("rtcp", error)

@@ -1,0 +1,389 @@
+"""ICE that asks nobody outside, answers in bounded time and listens to the validated peer only.
+
+Changes to aioice: the source filter and bounded queue (`datagram_guard`), the port range, the
+bound on gathering, mDNS candidates resolved beside the answer, consent (`fast_consent`).
+"""
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import random
+import socket
+import struct
+from collections import deque
+from typing import Any, cast
+
+from aioice import Candidate, TransportPolicy, mdns, stun
+from aioice.candidate import candidate_foundation, candidate_priority
+from aioice.ice import (
+    CandidatePair,
+    Connection,
+    StunProtocol,
+    relayed_candidate,
+    server_reflexive_candidate,
+)
+from aiortc import RTCIceGatherer, RTCIceServer
+
+from server.clock import now_ns
+from server.errors import UnavailableError
+from server.rtc.options import RtcOptions
+from server.rtc.rejections import Rejections
+
+logger = logging.getLogger(__name__)
+
+# SRTP packets are limited by pylibsrtp, DTLS records by what aiortc reads at once.
+MAX_RTP_BYTES = 1500
+MAX_DTLS_BYTES = 2048
+RECEIVE_BUFFER_BYTES = 262_144
+
+MAX_REMOTE_CANDIDATES = 32
+MAX_PAIRS = 256
+
+CONSENT_INTERVAL_S = 1.0
+CONSENT_FAILURES = 3
+# Two tries, 0.5 s and 1 s: an answer may take 1.5 s.
+CONSENT_RETRANSMISSIONS = 1
+RTT_SMOOTHING = 0.25
+
+PORT_RETRY_AFTER_S = 5
+
+_Address = tuple[str, int]
+
+
+class IceConnection(Connection):
+    """aioice's connection with a filter before its queue. Loop only.
+
+    Bound: `options.datagram_queue_packets`, the newest is dropped, counted as `overflow`.
+    """
+
+    def __init__(self, *, options: RtcOptions, **arguments: Any) -> None:
+        super().__init__(ice_controlling=False, **arguments)
+        self._options = options
+        self.rejections = Rejections(repr(self))
+        self.last_check_at_ns = 0
+        """Last authenticated STUN message from the peer."""
+        self.rtt_ns = 0
+        """Smoothed; 0 until measured."""
+        self.datagram_received_at_ns = 0
+        """When the datagram that `recv` gave last had arrived."""
+        self._last_arrival_at_ns = 0
+        self._arrivals_ns: deque[int] = deque()
+        self._checked: set[tuple[StunProtocol, _Address]] = set()
+        self._validated: set[tuple[StunProtocol, _Address]] = set()
+        self._resolving: set[asyncio.Task[None]] = set()
+
+    # Candidates.
+
+    async def add_remote_candidate(self, remote_candidate: Candidate | None) -> None:
+        """As the base class, but an mDNS name is resolved beside, not before, the answer."""
+        if remote_candidate is None:
+            if not self._remote_candidates and not self._closing:
+                # Names only, or none: the peer's own checks will tell its address. With the end
+                # signalled the empty check list would fail at once.
+                return
+            await super().add_remote_candidate(None)
+        elif len(self._remote_candidates) + len(self._resolving) >= MAX_REMOTE_CANDIDATES:
+            self.rejections.count("candidates")
+        elif mdns.is_mdns_hostname(remote_candidate.host):
+            task = asyncio.create_task(self._resolve(remote_candidate))
+            self._resolving.add(task)
+            task.add_done_callback(self._resolving.discard)
+            # The task runs up to its first wait, where it has announced itself to the base
+            # class: the end of candidates may be signalled right after this.
+            await asyncio.sleep(0)
+        else:
+            await super().add_remote_candidate(remote_candidate)
+
+    async def _resolve(self, remote_candidate: Candidate) -> None:
+        try:
+            await super().add_remote_candidate(remote_candidate)
+        except OSError as error:
+            logger.info("%r: no mDNS here: %s", self, error)
+
+    async def get_component_candidates(
+        self, component: int, addresses: list[str], timeout: int = 5
+    ) -> list[Candidate]:
+        """Open sockets within the port range and ask STUN and TURN, all in bounded time."""
+        addresses = list(addresses)
+        if self._transport_policy == TransportPolicy.ALL and (
+            not addresses or self._options.loopback_candidates
+        ):
+            addresses.append("127.0.0.1")
+        candidates: list[Candidate] = []
+        host_protocols: list[StunProtocol] = []
+        exhausted = False
+        for address in addresses:
+            try:
+                protocol = await self._open_socket(address)
+            except OSError as error:
+                exhausted |= error.errno == errno.EADDRINUSE
+                logger.info("%r: could not bind to %s: %s", self, address, error)
+                continue
+            host, port = protocol.transport.get_extra_info("sockname")[:2]
+            protocol.local_candidate = Candidate(
+                foundation=candidate_foundation("host", "udp", host),
+                component=component,
+                transport="udp",
+                priority=candidate_priority(component, "host"),
+                host=host,
+                port=port,
+                type="host",
+            )
+            host_protocols.append(protocol)
+            self._protocols.append(protocol)
+            candidates.append(protocol.local_candidate)
+        if exhausted and not candidates and self._options.port_range is not None:
+            first, last = self._options.port_range
+            raise UnavailableError(
+                f"port_range: all {last - first + 1} UDP ports of {first}-{last} are in use",
+                PORT_RETRY_AFTER_S,
+            )
+        return candidates + await self._ask_servers(component, host_protocols)
+
+    async def _open_socket(self, address: str) -> StunProtocol:
+        loop = asyncio.get_running_loop()
+        ports = [0]
+        if self._options.port_range is not None:
+            first, last = self._options.port_range
+            count = last - first + 1
+            start = random.randrange(count)
+            ports = [first + (start + step) % count for step in range(count)]
+        for port in ports:
+            try:
+                transport, protocol = await loop.create_datagram_endpoint(
+                    self._make_protocol, local_addr=(address, port)
+                )
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or port == ports[-1]:
+                    raise
+                continue
+            opened = transport.get_extra_info("socket")
+            if opened is not None:
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            return protocol
+        raise AssertionError("there is always at least one port")
+
+    def _make_protocol(self) -> StunProtocol:
+        return GuardedStunProtocol(self) if self._options.datagram_guard else StunProtocol(self)
+
+    async def _ask_servers(
+        self, component: int, host_protocols: list[StunProtocol]
+    ) -> list[Candidate]:
+        """Candidates from STUN and TURN that came in time."""
+        tasks: list[asyncio.Task[tuple[Candidate, StunProtocol | None]]] = []
+        if self.stun_server:
+            tasks += [
+                asyncio.create_task(server_reflexive_candidate(protocol, self.stun_server))
+                for protocol in host_protocols
+                if ipaddress.ip_address(protocol.local_candidate.host).version == 4
+            ]
+        if self.turn_server:
+            tasks.append(
+                asyncio.create_task(
+                    relayed_candidate(
+                        component=component,
+                        hide_related_address=self._transport_policy == TransportPolicy.RELAY,
+                        protocol_factory=self._make_protocol,
+                        turn_server=self.turn_server,
+                        turn_username=self.turn_username,
+                        turn_password=self.turn_password,
+                        turn_ssl=self.turn_ssl,
+                        turn_transport=self.turn_transport,
+                    )
+                )
+            )
+        if not tasks:
+            return []
+        done, pending = await asyncio.wait(tasks, timeout=self._options.gather_timeout_s)
+        for task in pending:
+            task.cancel()
+        if pending:
+            logger.warning("%r: %d STUN or TURN answers did not come in time", self, len(pending))
+        candidates: list[Candidate] = []
+        for task in done:
+            error = task.exception()
+            if error is not None:
+                logger.warning("%r: STUN or TURN failed: %s", self, error)
+                continue
+            candidate, protocol = task.result()
+            candidates.append(candidate)
+            if protocol is not None:
+                self._protocols.append(protocol)
+        return candidates
+
+    # Who may send.
+
+    def check_incoming(
+        self, message: stun.Message, addr: tuple[str, int], protocol: StunProtocol
+    ) -> None:
+        """An authenticated check arrived; its source may begin DTLS."""
+        known = any(pair.remote_addr == addr for pair in self._check_list)
+        if not known and len(self._check_list) >= MAX_PAIRS:
+            self.rejections.count("candidates")
+            return
+        self.last_check_at_ns = now_ns()
+        self._checked.add((protocol, addr))
+        super().check_incoming(message, addr, protocol)
+
+    def check_state(self, pair: CandidatePair, state: CandidatePair.State) -> None:
+        """Keep the set of validated sources with the states of the pairs."""
+        super().check_state(pair, state)
+        source = (pair.protocol, pair.remote_addr)
+        if state == CandidatePair.State.SUCCEEDED:
+            self._validated.add(source)
+        elif state == CandidatePair.State.FAILED:
+            self._validated.discard(source)
+
+    def datagram_kind_refused(
+        self, data: bytes, addr: _Address, protocol: StunProtocol
+    ) -> str | None:
+        """Why a datagram that is not STUN may not enter, or None when it may."""
+        if not data:
+            return "empty"
+        first = data[0]
+        is_dtls = 20 <= first <= 63
+        if not is_dtls and not 128 <= first <= 191:
+            return "unknown"
+        if len(data) > (MAX_DTLS_BYTES if is_dtls else MAX_RTP_BYTES):
+            return "oversize"
+        source = (protocol, addr)
+        if source in self._validated:
+            return None
+        if is_dtls and not self._nominated and source in self._checked:
+            return None
+        return "foreign"
+
+    # The queue.
+
+    def data_received(self, data: bytes, component: int) -> None:
+        """Queue a datagram for the pump."""
+        if (
+            self._options.datagram_guard
+            and self._queue.qsize() >= self._options.datagram_queue_packets
+        ):
+            self.rejections.count("overflow")
+            return
+        self._last_arrival_at_ns = now_ns()
+        self._arrivals_ns.append(self._last_arrival_at_ns)
+        super().data_received(data, component)
+
+    async def recvfrom(self) -> tuple[bytes, int]:
+        """As the base class; `datagram_received_at_ns` belongs to what is returned."""
+        result = await super().recvfrom()
+        self.datagram_received_at_ns = self._arrivals_ns.popleft()
+        return result
+
+    # Consent.
+
+    async def query_consent(self) -> None:
+        """Ask the peer each second whether it is there; close after about 8 s of silence."""
+        if not self._options.fast_consent:
+            await super().query_consent()
+            return
+        assert self.remote_password is not None, "connect() comes after the remote password"
+        key = self.remote_password.encode()
+        failures = 0
+        while True:
+            for pair in list(self._nominated.values()):
+                request = self.build_request(pair, nominate=False)
+                asked_at_ns = now_ns()
+                try:
+                    await pair.protocol.request(
+                        request,
+                        pair.remote_addr,
+                        integrity_key=key,
+                        retransmissions=CONSENT_RETRANSMISSIONS,
+                    )
+                except stun.TransactionError:
+                    # Media that arrives meanwhile is an answer too: checks may be lost.
+                    failures = 0 if self._last_arrival_at_ns > asked_at_ns else failures + 1
+                else:
+                    failures = 0
+                    self.last_check_at_ns = now_ns()
+                    self._note_rtt(self.last_check_at_ns - asked_at_ns)
+            if failures >= CONSENT_FAILURES:
+                logger.info("%r: the peer no longer answers", self)
+                self._query_consent_task = None
+                await self.close()
+                return
+            await asyncio.sleep(CONSENT_INTERVAL_S * random.uniform(0.8, 1.2))
+
+    def _note_rtt(self, rtt_ns: int) -> None:
+        before_ns = self.rtt_ns or rtt_ns
+        self.rtt_ns = int(before_ns + RTT_SMOOTHING * (rtt_ns - before_ns))
+
+    async def close(self) -> None:
+        """As the base class; names still being resolved are forgotten."""
+        for task in list(self._resolving):
+            task.cancel()
+        await super().close()
+
+    def cut(self) -> None:
+        """Close the sockets without waiting, and wake whoever receives."""
+        for protocol in self._protocols:
+            protocol.transport.close()
+        self._queue.put_nowait(None)
+
+
+class GuardedStunProtocol(StunProtocol):
+    """One socket. Whatever arrives is parsed here, refused here, and never raises."""
+
+    def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
+        """STUN is answered by anyone's leave, everything else passes the source filter."""
+        datagram = cast(bytes, data)
+        address = (addr[0], addr[1])
+        connection = cast(IceConnection, self.receiver)
+        if not datagram or datagram[0] > 3:
+            refused = connection.datagram_kind_refused(datagram, address, self)
+            if refused is None:
+                connection.data_received(datagram, self.local_candidate.component)
+            else:
+                connection.rejections.count(refused)
+            return
+        try:
+            self._stun_received(stun.parse_message(datagram), address, connection)
+        except (ValueError, struct.error, KeyError, IndexError, AssertionError):
+            connection.rejections.count("stun")
+
+    def _stun_received(
+        self, message: stun.Message, address: _Address, connection: IceConnection
+    ) -> None:
+        if message.message_class in (stun.Class.RESPONSE, stun.Class.ERROR):
+            transaction = self.transactions.get(message.transaction_id)
+            if transaction is not None:
+                transaction.response_received(message, address)
+        elif message.message_class == stun.Class.REQUEST:
+            connection.request_received(message, address, self)
+
+
+class IceGatherer(RTCIceGatherer):
+    """aiortc's gatherer around an `IceConnection`."""
+
+    def __init__(
+        self,
+        options: RtcOptions,
+        local_username: str | None = None,
+        local_password: str | None = None,
+    ) -> None:
+        servers = [
+            RTCIceServer(
+                urls=list(server.urls), username=server.username, credential=server.credential
+            )
+            for server in options.ice_servers
+        ]
+        super().__init__(
+            iceServers=servers, local_username=local_username, local_password=local_password
+        )
+        made = self._connection
+        self._connection = self.connection = IceConnection(
+            options=options,
+            stun_server=made.stun_server,
+            turn_server=made.turn_server,
+            turn_username=made.turn_username,
+            turn_password=made.turn_password,
+            turn_ssl=made.turn_ssl,
+            turn_transport=made.turn_transport,
+            local_username=made.local_username,
+            local_password=made.local_password,
+        )

@@ -1,0 +1,296 @@
+"""One peer connection made of our parts, and of nobody else's.
+
+aiortc makes its parts in two private methods; they are overridden here, so that a stock
+`RTCPeerConnection` in the same process stays stock. `tests/rtc/test_contract.py` pins them.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from aiortc import (
+    MediaStreamTrack,
+    RTCBundlePolicy,
+    RTCConfiguration,
+    RTCDtlsTransport,
+    RTCIceTransport,
+    RTCPeerConnection,
+    RTCRtpReceiver,
+    RTCRtpSender,
+    RTCRtpTransceiver,
+    RTCSctpTransport,
+    RTCSessionDescription,
+)
+from aiortc.codecs import get_capabilities
+from aiortc.rtcdtlstransport import RTCCertificate
+from aiortc.rtcrtpparameters import RTCRtpCodecCapability
+
+from server.clock import ns_to_ms
+from server.rtc.guard import GuardedDtlsTransport
+from server.rtc.ice import IceConnection, IceGatherer
+from server.rtc.options import RtcOptions
+from server.rtc.receiver import IdleReceiver, VideoReceiver
+from server.rtc.sender import SenderStatistics, VideoSender
+from server.rtc.statistics import ReceiverStatistics
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatistics:
+    """One peer connection at one instant."""
+
+    connection_state: str
+    ice_state: str
+    last_packet_at_ns: int
+    rtt_ms: float | None
+    """By ICE consent; None until measured."""
+    rejected_datagrams: Mapping[str, int]
+    """By kind: empty, oversize, unknown, foreign, overflow, stun, rtp, rtcp, data, dtls."""
+    incoming: tuple[ReceiverStatistics, ...]
+    outgoing: tuple[SenderStatistics, ...]
+
+
+class PeerConnection(RTCPeerConnection):
+    """An `RTCPeerConnection` by `options`. Loop only.
+
+    `encode_executor` belongs to the caller and must outlive the connection. Ends by `close` or
+    `close_within`, when the peer closes DTLS, or when it stops answering.
+    """
+
+    # aiortc's private state that the overridden factories share with the rest of it.
+    _RTCPeerConnection__certificates: list[RTCCertificate]
+    _RTCPeerConnection__dtlsTransports: set[RTCDtlsTransport]
+    _RTCPeerConnection__iceTransports: set[RTCIceTransport]
+    _RTCPeerConnection__isClosed: asyncio.Future[bool] | None
+    _RTCPeerConnection__sctp: RTCSctpTransport | None
+    _RTCPeerConnection__stream_id: str
+    _RTCPeerConnection__transceivers: list[RTCRtpTransceiver]
+    _RTCPeerConnection__updateConnectionState: Callable[[], None]
+    _RTCPeerConnection__updateIceConnectionState: Callable[[], None]
+    _RTCPeerConnection__updateIceGatheringState: Callable[[], None]
+
+    def __init__(self, options: RtcOptions, encode_executor: Executor) -> None:
+        super().__init__(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
+        self._options = options
+        self._encode_executor = encode_executor
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
+
+    # What the session asks.
+
+    @property
+    def last_packet_at_ns(self) -> int:
+        """When the peer last proved to be there: media, report or consent; 0 before."""
+        instants = [connection.last_check_at_ns for connection in self._connections()]
+        instants += [
+            transport.last_packet_at_ns
+            for transport in self._RTCPeerConnection__dtlsTransports
+            if isinstance(transport, GuardedDtlsTransport)
+        ]
+        return max(instants, default=0)
+
+    def statistics(self) -> PeerStatistics:
+        """A snapshot."""
+        rejected: dict[str, int] = {}
+        rtt_ns = 0
+        for connection in self._connections():
+            rtt_ns = max(rtt_ns, connection.rtt_ns)
+            for kind, count in connection.rejections.counts.items():
+                rejected[kind] = rejected.get(kind, 0) + count
+        transceivers = self._RTCPeerConnection__transceivers
+        return PeerStatistics(
+            connection_state=self.connectionState,
+            ice_state=self.iceConnectionState,
+            last_packet_at_ns=self.last_packet_at_ns,
+            rtt_ms=ns_to_ms(rtt_ns) if rtt_ns else None,
+            rejected_datagrams=rejected,
+            incoming=tuple(
+                transceiver.receiver.statistics()
+                for transceiver in transceivers
+                if isinstance(transceiver.receiver, VideoReceiver)
+            ),
+            outgoing=tuple(
+                transceiver.sender.statistics()
+                for transceiver in transceivers
+                if isinstance(transceiver.sender, VideoSender)
+            ),
+        )
+
+    async def setRemoteDescription(self, sessionDescription: RTCSessionDescription) -> None:
+        """As the base class; audio that only the peer wants is answered inactive."""
+        before = set(self._RTCPeerConnection__transceivers)
+        await super().setRemoteDescription(sessionDescription)
+        for transceiver in self._RTCPeerConnection__transceivers:
+            if transceiver.kind == "audio" and transceiver not in before:
+                transceiver.direction = "inactive"
+
+    # The end.
+
+    async def close(self) -> None:
+        """As the base class, but first ends what still connects. Idempotent."""
+        current = asyncio.current_task()
+        connecting = [task for task in self._connecting if task is not current]
+        for task in connecting:
+            task.cancel()
+        if connecting:
+            # Otherwise a handshake that succeeds right now would start receivers after all.
+            await asyncio.wait(connecting)
+        await super().close()
+
+    async def close_within(self, timeout_s: float) -> tuple[str, ...]:
+        """Close; after `timeout_s` cut the sockets and return the names of what still runs.
+
+        Idempotent; a second caller waits for the first.
+        """
+        if self._closing is None:
+            self._closing = asyncio.create_task(self.close(), name="peer-close")
+        closing = self._closing
+        await asyncio.wait([closing], timeout=timeout_s)
+        if closing.done():
+            if not closing.cancelled() and closing.exception() is not None:
+                logger.error("closing a peer failed", exc_info=closing.exception())
+                self._cut()
+            return self._survivors()
+        survivors = ("peer-close", *self._survivors())
+        self._cut()
+        closing.cancel()
+        await asyncio.wait([closing], timeout=timeout_s)
+        return survivors
+
+    def _cut(self) -> None:
+        """Free what the system lends us, without waiting."""
+        for transceiver in self._RTCPeerConnection__transceivers:
+            transceiver.receiver._handle_disconnect()
+        for connection in self._connections():
+            connection.cut()
+        closed = self._RTCPeerConnection__isClosed
+        if closed is not None and not closed.done():
+            closed.set_result(True)
+
+    def _survivors(self) -> tuple[str, ...]:
+        names: list[str] = []
+        for transceiver in self._RTCPeerConnection__transceivers:
+            if isinstance(transceiver.receiver, VideoReceiver):
+                names += transceiver.receiver.survivors()
+            if not transceiver.stopped:
+                names.append(f"transceiver-{transceiver.kind}-{transceiver.mid}")
+        names += [
+            f"ice-{transport.state}"
+            for transport in self._RTCPeerConnection__iceTransports
+            if transport.state not in ("new", "closed")
+        ]
+        names += [task.get_name() for task in self._connecting if not task.done()]
+        return tuple(names)
+
+    # What aiortc calls to make its parts.
+
+    async def _RTCPeerConnection__connect(self) -> None:
+        """Connect, as a task that `close` knows of and whose failure is told."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._connecting.add(task)
+        try:
+            await super()._RTCPeerConnection__connect()  # type: ignore[misc]
+        except Exception:
+            # aiortc starts this as a task that nobody awaits: without this the peer would hang
+            # half-open, and the reason appear when the task is collected.
+            logger.exception("connecting a peer failed")
+            self._closing = self._closing or asyncio.create_task(self.close(), name="peer-close")
+        finally:
+            self._connecting.discard(task)
+
+    def _RTCPeerConnection__createDtlsTransport(self) -> RTCDtlsTransport:
+        credentials = self._local_credentials()
+        gatherer = IceGatherer(self._options, *credentials)
+        gatherer.on("statechange", self._RTCPeerConnection__updateIceGatheringState)
+        ice = RTCIceTransport(gatherer)
+        ice.on("statechange", self._RTCPeerConnection__updateIceConnectionState)
+        ice.on("statechange", self._RTCPeerConnection__updateConnectionState)
+        self._RTCPeerConnection__iceTransports.add(ice)
+        certificates = self._RTCPeerConnection__certificates
+        dtls: RTCDtlsTransport
+        if self._options.datagram_guard:
+            dtls = GuardedDtlsTransport(ice, certificates, gatherer.connection.rejections)
+        else:
+            dtls = RTCDtlsTransport(ice, certificates)
+        dtls.on("statechange", self._RTCPeerConnection__updateConnectionState)
+        self._RTCPeerConnection__dtlsTransports.add(dtls)
+        self._RTCPeerConnection__updateIceGatheringState()
+        self._RTCPeerConnection__updateIceConnectionState()
+        self._RTCPeerConnection__updateConnectionState()
+        return dtls
+
+    def _RTCPeerConnection__createTransceiver(
+        self, direction: str, kind: str, sender_track: MediaStreamTrack | None = None
+    ) -> RTCRtpTransceiver:
+        transport = self._bundle_transport()
+        bundled = transport is not None
+        if transport is None:
+            transport = self._RTCPeerConnection__createDtlsTransport()
+        transceiver = RTCRtpTransceiver(
+            direction=direction,
+            kind=kind,
+            sender=self._make_sender(sender_track or kind, kind, transport),
+            receiver=self._make_receiver(kind, transport),
+        )
+        transceiver.receiver._set_rtcp_ssrc(transceiver.sender._ssrc)
+        transceiver.sender._stream_id = self._RTCPeerConnection__stream_id
+        transceiver._bundled = bundled
+        if kind == "video":
+            transceiver.setCodecPreferences(_video_codecs(self._options.video_codecs))
+        self._RTCPeerConnection__transceivers.append(transceiver)
+        return transceiver
+
+    def _make_sender(
+        self, track_or_kind: MediaStreamTrack | str, kind: str, transport: RTCDtlsTransport
+    ) -> RTCRtpSender:
+        if kind == "video":
+            return VideoSender(
+                track_or_kind,
+                transport,
+                options=self._options,
+                encode_executor=self._encode_executor,
+            )
+        return RTCRtpSender(track_or_kind, transport)
+
+    def _make_receiver(self, kind: str, transport: RTCDtlsTransport) -> RTCRtpReceiver:
+        if kind == "video":
+            return VideoReceiver(transport, options=self._options)
+        return IdleReceiver(kind, transport)
+
+    def _bundle_transport(self) -> RTCDtlsTransport | None:
+        """The transport that everything shares, once there is one."""
+        for transceiver in self._RTCPeerConnection__transceivers:
+            return transceiver.receiver.transport
+        sctp = self._RTCPeerConnection__sctp
+        return None if sctp is None else sctp.transport
+
+    def _local_credentials(self) -> tuple[str | None, str | None]:
+        """Transports of one connection share their ICE credentials."""
+        transport = self._bundle_transport()
+        if transport is None:
+            return None, None
+        parameters = transport.transport.iceGatherer.getLocalParameters()
+        return parameters.usernameFragment, parameters.password
+
+    def _connections(self) -> Iterable[IceConnection]:
+        for transport in self._RTCPeerConnection__iceTransports:
+            gatherer = transport.iceGatherer
+            if isinstance(gatherer, IceGatherer):
+                yield gatherer.connection
+
+
+def _video_codecs(names: tuple[str, ...]) -> list[RTCRtpCodecCapability]:
+    """aiortc's capabilities of these names in this order, and retransmission."""
+    capabilities = get_capabilities("video").codecs
+    wanted = [*(name.upper() for name in names), "RTX"]
+    return [
+        capability for name in wanted for capability in capabilities if _name(capability) == name
+    ]
+
+
+def _name(capability: RTCRtpCodecCapability) -> str:
+    return capability.mimeType.split("/")[1].upper()
