@@ -1,0 +1,246 @@
+"""`python -m bench <command>`: measurements that write one JSON record each.
+
+Exit codes: 0 measured; 1 measured, and the budget is passed; 2 wrong usage; 3 not measured.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from bench.errors import BenchError, UsageError
+
+if TYPE_CHECKING:
+    from bench.record import Record
+
+OK: Final = 0
+OVER_BUDGET: Final = 1
+WRONG_USAGE: Final = 2
+NOT_MEASURED: Final = 3
+RESULTS: Final = Path(__file__).parent / "results"
+
+Result = TypeVar("Result")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        if getattr(options, "json", False):
+            print(json.dumps({"bench": options.bench, "error": str(error)}))
+        return WRONG_USAGE if isinstance(error, UsageError) else NOT_MEASURED
+    except KeyboardInterrupt:
+        print("bench: stopped", file=sys.stderr)
+        return NOT_MEASURED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="bench", required=True, metavar="command")
+    _add_glass(commands.add_parser("glass", help="delay from glass to glass, headless peers"))
+    _add_stages(commands.add_parser("stages", help="each stage of a frame's way alone"))
+    _add_echo(commands.add_parser("echo", help="a server that echoes, to know the floor"))
+    return parser
+
+
+def _add_glass(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Starts the server, calls it like browsers would and measures from the picture handed to "
+        "the encoder to the returned picture decoded and read. Progress goes to standard error."
+    )
+    parser.set_defaults(command=_glass)
+    add = parser.add_argument
+    add("--clients", type=int, default=1, metavar="N", help="calls at the same time (1)")
+    add("--fps", type=float, default=30.0, help="pictures per second each client sends (30)")
+    add("--size", type=_size, default=(640, 480), metavar="WxH", help="picture size (640x480)")
+    add("--codec", choices=("H264", "VP8"), default="H264", help="of both directions (H264)")
+    add("--mode", choices=("exact", "smooth"), default="exact", help="of the calls (exact)")
+    add("--clip", type=Path, metavar="FILE", help="a video to send; else the server's photographs")
+    add("--seconds", type=float, default=10.0, help="measured time of each run (10)")
+    add("--warmup", type=float, default=3.0, help="seconds before that, not measured (3)")
+    add("--runs", type=int, default=1, help="runs, each with a new server; medians count (1)")
+    add("--model", metavar="NAME", help="of the started server; else the server's own default")
+    add("--no-detector", action="store_true", help="the started server passes video through")
+    add("--url", help="measure a running server instead of starting one")
+    add(
+        "--against",
+        choices=("server", "echo", "stock-echo"),
+        default="server",
+        help="what to start: the server, our transport alone, or plain aiortc (server)",
+    )
+    add(
+        "--server-arg",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="one more argument of the started server; repeatable, as --server-arg=--threads=1",
+    )
+    add("--no-channel", action="store_true", help="without the data channel: no stage times")
+    add("--budget-ms", type=float, metavar="MS", help="exit 1 when the worst client's p95 passes")
+    add("--json", action="store_true", help="the record as the last line of standard output")
+    add("--out", type=Path, default=RESULTS, metavar="DIR", help="where the record is written")
+
+
+def _add_stages(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Runs the stages of a frame's way one after another on one thread."
+    parser.set_defaults(command=_stages)
+    add = parser.add_argument
+    add("--size", type=_size, default=(640, 480), metavar="WxH", help="picture size (640x480)")
+    add("--codec", choices=("H264", "VP8"), default="H264", help="of both directions (H264)")
+    add("--clip", type=Path, metavar="FILE", help="a video; else the server's photographs")
+    add("--model", metavar="FILE", help="an ONNX file; without one there is no inference")
+    add("--threads", type=int, default=0, help="of the detector; 0 lets it choose (0)")
+    add("--frames", type=int, default=200, help="measured frames (200)")
+    add("--json", action="store_true", help="the record as the last line of standard output")
+    add("--out", type=Path, default=RESULTS, metavar="DIR", help="where the record is written")
+
+
+def _add_echo(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Echoes calls on 127.0.0.1 until it is told to end."
+    parser.set_defaults(command=_echo)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--stock", action="store_true", help="plain aiortc, nothing changed")
+
+
+def _glass(options: argparse.Namespace) -> int:
+    from bench.glass import GlassSettings, measure
+    from bench.record import plain
+    from bench.summary import describe, summarise
+
+    settings = GlassSettings(
+        clients=options.clients,
+        fps=options.fps,
+        size_wh=options.size,
+        codec=options.codec,
+        mode=options.mode,
+        clip=options.clip,
+        seconds=options.seconds,
+        warmup_s=options.warmup,
+        runs=options.runs,
+        model=options.model,
+        detector=not options.no_detector,
+        url=options.url,
+        against=options.against,
+        server_args=tuple(options.server_arg),
+        listens=not options.no_channel,
+        budget_ms=options.budget_ms,
+    )
+    make_record = _record_begun("glass")
+    reports = _run(measure(settings, _show_progress))
+    summary = summarise(reports)
+    record = make_record(settings.to_record(), summary, plain(reports))
+    width, height = settings.size_wh
+    name = f"{settings.against}-{settings.clients}x{width}x{height}-{settings.codec}"
+    path = record.write(options.out, name.lower())
+    print(describe(summary, record.settings))
+    print(f"record: {path.name}")
+    p95_ms = summary["worst_client_ms"]["p95"]
+    over = settings.budget_ms is not None and (p95_ms is None or p95_ms > settings.budget_ms)
+    if settings.budget_ms is not None:
+        verdict = "passes" if over else "is within"
+        print(f"p95 {verdict} the budget of {settings.budget_ms:g} ms")
+    if options.json:
+        print(record.to_json())
+    return OVER_BUDGET if over else OK
+
+
+def _stages(options: argparse.Namespace) -> int:
+    from bench.record import plain
+    from bench.stages import StageSettings, describe, measure
+
+    settings = StageSettings(
+        size_wh=options.size,
+        codec=options.codec,
+        clip=options.clip,
+        model=options.model,
+        threads=options.threads,
+        frames=options.frames,
+    )
+    make_record = _record_begun("stages")
+    report = measure(settings)
+    record = make_record(settings.to_record(), plain(report), [])
+    width, height = settings.size_wh
+    path = record.write(options.out, f"{width}x{height}-{settings.codec}".lower())
+    print(describe(report, settings.to_record()))
+    print(f"record: {path.name}")
+    if options.json:
+        print(record.to_json())
+    return OK
+
+
+def _record_begun(
+    bench: str,
+) -> Callable[[dict[str, Any], dict[str, Any], list[Any]], "Record"]:
+    """Notes when the measurement began and what else ran; gives what makes its record."""
+    from bench.environment import commit, load_before, machine, versions
+    from bench.record import Record, utc_now
+
+    measured_utc, load = utc_now(), load_before()
+
+    def make(settings: dict[str, Any], summary: dict[str, Any], runs: list[Any]) -> Record:
+        return Record(
+            bench=bench,
+            measured_utc=measured_utc,
+            code=commit(),
+            versions=versions(),
+            machine={**machine(), "load_before": load},
+            settings=settings,
+            summary=summary,
+            runs=runs,
+        )
+
+    return make
+
+
+def _echo(options: argparse.Namespace) -> int:
+    from bench.echo import serve
+
+    async def until_told() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await serve(options.port, options.stock, stop)
+
+    _run(until_told())
+    return OK
+
+
+def _run(main_coroutine: Coroutine[Any, Any, Result]) -> Result:
+    """On uvloop where there is one: its transports take a third of the time per datagram."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main_coroutine)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main_coroutine)
+
+
+def _show_progress(text: str) -> None:
+    """One line that is written over on a terminal; in a log, only what is new."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+    elif "to go" not in text:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    try:
+        return int(width), int(height)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, such as 640x480") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""Glass to glass: from a picture handed to the encoder to the returned picture decoded and read.
+
+Headless clients call the server like a browser would. Each run has a server of its own,
+connects, warms up, measures, and keeps sending while the last pictures come back.
+"""
+
+import asyncio
+import concurrent.futures
+import gc
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+
+from bench.camera import Camera
+from bench.clip import MAX_BYTES, Clip, load_clip
+from bench.errors import ServerError, UsageError
+from bench.peer import Peer
+from bench.record import plain
+from bench.server_process import RunningServer, started
+from bench.summary import RunReport
+from bench.usage import UsageMeter, told_usage
+from bench.window import Window, client_report
+from server.clock import NS_PER_S, now_ns
+
+FIRST_PICTURE_TIMEOUT_S: Final = 20.0
+HTTP_TIMEOUT_S: Final = 10.0
+# Pictures that left at the end of the window are given this long to come back.
+TAIL_S: Final = 1.0
+# Clients start at irregular places of the interval, as cameras do: shares of the golden ratio
+# never fall together, and are the same in each run.
+PHASE_STEP: Final = 0.618034
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class GlassSettings:
+    """One measurement. Checked when made; raises `UsageError`."""
+
+    clients: int = 1
+    fps: float = 30.0
+    size_wh: tuple[int, int] = (640, 480)
+    codec: str = "H264"
+    mode: str = "exact"
+    clip: Path | None = None
+    seconds: float = 10.0
+    warmup_s: float = 3.0
+    runs: int = 1
+    model: str | None = None
+    detector: bool = True
+    url: str | None = None
+    against: str = "server"
+    """server | echo | stock-echo: the product, or the floor of the instrument."""
+    server_args: tuple[str, ...] = ()
+    listens: bool = True
+    budget_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("clients", self.clients, 1, 64),
+            ("fps", self.fps, 1, 240),
+            ("width", self.size_wh[0], 128, 4096),
+            ("height", self.size_wh[1], 96, 2304),
+            ("seconds", self.seconds, 0.5, 3600),
+            ("warmup", self.warmup_s, 0, 600),
+            ("runs", self.runs, 1, 100),
+            ("budget-ms", 1 if self.budget_ms is None else self.budget_ms, 0.001, 60_000),
+        ):
+            if not low <= value <= high:
+                raise UsageError(f"--{name}: {value} is outside {low}..{high}")
+        if self.url is not None and self.against != "server":
+            raise UsageError("--url: does not go with --against, which starts a server itself")
+        if self.url is not None and (self.model is not None or self.server_args):
+            raise UsageError("--url: a running server takes no --model and no --server-arg")
+
+    def module_args(self) -> list[str]:
+        """What follows `python -m` to start the measured server."""
+        if self.against != "server":
+            return ["bench", "echo", *(["--stock"] if self.against == "stock-echo" else [])]
+        model = [] if self.model is None else ["--model", self.model]
+        if not self.detector:
+            model = ["--model", ""]
+        return ["server", "--host", "127.0.0.1", *model, *self.server_args]
+
+    def to_record(self) -> dict[str, Any]:
+        """For the record: names of files without their folders."""
+        return {
+            "clients": self.clients,
+            "fps": self.fps,
+            "size": f"{self.size_wh[0]}x{self.size_wh[1]}",
+            "codec": self.codec,
+            "mode": self.mode,
+            "clip": "photographs" if self.clip is None else self.clip.name,
+            "seconds": self.seconds,
+            "warmup_s": self.warmup_s,
+            "runs": self.runs,
+            "against": "running server" if self.url else self.against,
+            "model": None if self.model is None else Path(self.model).name,
+            "detector": self.detector,
+            "server_args": [Path(argument).name for argument in self.server_args],
+            "data_channel": self.listens,
+        }
+
+
+async def measure(settings: GlassSettings, progress: Progress) -> list[RunReport]:
+    """All runs, one after another. Raises `BenchError` when one can't be made."""
+    clip = load_clip(settings.clip, settings.size_wh, settings.fps, MAX_BYTES // settings.clients)
+    clips = [clip, *(clip.copy() for _ in range(settings.clients - 1))]
+    reports = []
+    for run in range(settings.runs):
+        label = f"run {run + 1}/{settings.runs}"
+        progress(f"{label}: starting the server")
+        async with _server(settings) as server:
+            reports.append(await _run(settings, server, clips, partial(_say, progress, label)))
+    return reports
+
+
+def _say(progress: Progress, label: str, text: str) -> None:
+    progress(f"{label}: {text}")
+
+
+@asynccontextmanager
+async def _server(settings: GlassSettings) -> AsyncIterator[RunningServer]:
+    if settings.url is not None:
+        yield RunningServer(settings.url.rstrip("/"), None, None)
+        return
+    async with started(settings.module_args()) as server:
+        yield server
+
+
+async def _run(
+    settings: GlassSettings, server: RunningServer, clips: Sequence[Clip], progress: Progress
+) -> RunReport:
+    planned_s = settings.warmup_s + settings.seconds + FIRST_PICTURE_TIMEOUT_S + TAIL_S
+    async with AsyncExitStack() as stack:
+        executor = concurrent.futures.ThreadPoolExecutor(settings.clients, "client-encode")
+        stack.callback(executor.shutdown, wait=False)
+        timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
+        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+        peers = []
+        for index, clip in enumerate(clips):
+            phase = index * PHASE_STEP % 1
+            camera = Camera(clip, settings.fps, phase, round(planned_s * settings.fps))
+            peer = Peer(f"client {index + 1}", camera, settings.codec, executor, settings.listens)
+            stack.push_async_callback(peer.close, http)
+            peers.append(peer)
+
+        progress("connecting")
+        for peer in peers:
+            await peer.connect(http, server.url, {"mode": settings.mode})
+            assert peer.answer is not None
+            if peer.answer.codec != settings.codec:
+                raise ServerError(
+                    f"the server answered with {peer.answer.codec}, not {settings.codec}"
+                )
+        for peer in peers:
+            await peer.wait_first_picture(FIRST_PICTURE_TIMEOUT_S)
+
+        # What was built so far stays until the end: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        stack.callback(gc.unfreeze)
+
+        await _pass_time(settings.warmup_s, "warming up", progress, peers)
+        client_meter, server_meter = UsageMeter(os.getpid()), UsageMeter(server.pid)
+        stats_before = await _stats(http, server.url)
+        eyes_before = [peer.eye.statistics() for peer in peers]
+        begin_at_ns = now_ns()
+        await _pass_time(settings.seconds, "measuring", progress, peers)
+        window = Window(begin_at_ns, now_ns())
+        client_usage, server_usage = client_meter.read(), server_meter.read()
+        eyes_after = [peer.eye.statistics() for peer in peers]
+        stats = await _stats(http, server.url)
+        if server_usage is None:
+            server_usage = told_usage(stats_before, stats, window.duration_s)
+        await asyncio.sleep(TAIL_S)
+
+        answer = peers[0].answer
+        return RunReport(
+            clients=[
+                client_report(
+                    peer.name,
+                    window,
+                    peer.camera.handed_at_ns,
+                    peer.camera.send_times,
+                    peer.eye.returned,
+                    peer.messages,
+                    before,
+                    after,
+                    peer.camera.slots_skipped,
+                    waits_for_boxes=settings.mode == "exact",
+                )
+                for peer, before, after in zip(peers, eyes_before, eyes_after, strict=True)
+            ],
+            server_start_s=server.start_s,
+            first_picture_ms=[peer.first_picture_ms for peer in peers],
+            answer={} if answer is None else plain(answer),
+            client_process=client_usage,
+            server_process=server_usage,
+            server_stats=stats,
+        )
+
+
+async def _pass_time(
+    duration_s: float, what: str, progress: Progress, peers: Sequence[Peer]
+) -> None:
+    """Let the clients run; says so once a second, which is all the loop does for it."""
+    end_at_ns = now_ns() + round(duration_s * NS_PER_S)
+    while (left_s := (end_at_ns - now_ns()) / NS_PER_S) > 0:
+        progress(f"{what}, {left_s:.0f} s to go")
+        await asyncio.sleep(min(1.0, left_s))
+        for peer in peers:
+            peer.check_alive()
+
+
+async def _stats(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    try:
+        async with http.get(f"{url}/api/stats") as response:
+            stats = await response.json(content_type=None)
+    except (aiohttp.ClientError, ValueError, TimeoutError) as error:
+        raise ServerError(f"no statistics from {url}/api/stats: {error!r}") from error
+    return stats if isinstance(stats, dict) else {}

@@ -1,0 +1,179 @@
+"""Each stage of the way of a frame alone, on one thread: what it costs when nothing else runs.
+
+The same pictures go through encode, decode, prepare, infer, boxes, draw and encode in turn,
+so that caches are as cold as they are in the server, and no network or thread is in between.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import av
+from aiortc.codecs import get_capabilities
+from av.video.codeccontext import VideoCodecContext
+
+from bench.clip import MAX_BYTES, load_clip
+from bench.errors import ServerError, UsageError
+from bench.statistics import Distribution, distribution
+from server.clock import now_ns, ns_to_ms
+from server.detections import Detected, Detections
+from server.errors import SightlineError
+from server.overlay import Painter
+from server.pixels import YuvPicture, copy_yuv420p, plane_views
+from server.rtc.encoders import make_encoder
+from server.rtc.options import RtcOptions
+
+if TYPE_CHECKING:
+    from server.rtc.encoders import EncodedPicture, VideoEncoder
+
+STAGES: Final = ("encode in", "decode", "prepare", "infer", "boxes", "draw", "encode out")
+FPS: Final = 30.0
+BITS_PER_S: Final = 1_500_000
+DECODERS: Final = {"H264": "h264", "VP8": "libvpx"}
+
+
+@dataclass(frozen=True, slots=True)
+class StageSettings:
+    """One measurement. Checked when made; raises `UsageError`."""
+
+    size_wh: tuple[int, int] = (640, 480)
+    codec: str = "H264"
+    clip: Path | None = None
+    model: str | None = None
+    threads: int = 0
+    frames: int = 200
+    warmup_frames: int = 30
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("width", self.size_wh[0], 128, 4096),
+            ("height", self.size_wh[1], 96, 2304),
+            ("frames", self.frames, 10, 100_000),
+            ("threads", self.threads, 0, 256),
+        ):
+            if not low <= value <= high:
+                raise UsageError(f"--{name}: {value} is outside {low}..{high}")
+
+    def to_record(self) -> dict[str, Any]:
+        """For the record: names of files without their folders."""
+        return {
+            "size": f"{self.size_wh[0]}x{self.size_wh[1]}",
+            "codec": self.codec,
+            "clip": "photographs" if self.clip is None else self.clip.name,
+            "model": None if self.model is None else Path(self.model).name,
+            "threads": self.threads,
+            "frames": self.frames,
+            "warmup_frames": self.warmup_frames,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """Durations in milliseconds by stage; stages of an absent detector are left out."""
+
+    stages_ms: dict[str, Distribution]
+    encoder: str
+    boxes_per_frame: float
+    bytes_per_frame: float
+
+
+def measure(settings: StageSettings) -> StageReport:
+    """Blocks until done. Raises `BenchError`."""
+    clip = load_clip(settings.clip, settings.size_wh, FPS, MAX_BYTES)
+    decoder = av.CodecContext.create(DECODERS[settings.codec], "r")
+    assert isinstance(decoder, VideoCodecContext)
+    encoder_in, encoder_out = _encoder(settings.codec), _encoder(settings.codec)
+    painter = Painter()
+    durations: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    boxes = octets = 0
+    with ExitStack() as stack:
+        detector = None
+        if settings.model is not None:
+            detector = _detector(settings)
+            stack.callback(detector.close)
+        for number in range(settings.warmup_frames + settings.frames):
+            marks = [now_ns()]
+            encoded = encoder_in.encode(clip.picture(number), False, BITS_PER_S, FPS)
+            marks.append(now_ns())
+            bitstream = _bitstream(settings.codec, encoded)
+            marks.append(now_ns())
+            decoded = decoder.decode(av.Packet(bitstream))
+            marks.append(now_ns())
+            if len(decoded) != 1:
+                raise ServerError(f"the decoder gave {len(decoded)} pictures for one")
+            found: Detected | None = None
+            if detector is not None:
+                (found,) = detector.detect([YuvPicture(decoded[0])])
+            drawing_at_ns = now_ns()
+            picture = copy_yuv420p(decoded[0])
+            shown = Detections.empty(settings.size_wh)
+            if found is not None:
+                shown = found.detections.select(0.35)
+                painter.draw(plane_views(picture), shown, detector.names if detector else ())
+            drawn_at_ns = now_ns()
+            returned = encoder_out.encode(picture, False, BITS_PER_S, FPS)
+            encoded_at_ns = now_ns()
+            if number < settings.warmup_frames:
+                continue
+            boxes += len(shown)
+            octets += sum(map(len, returned.payloads))
+            durations["encode in"].append(ns_to_ms(marks[1] - marks[0]))
+            durations["decode"].append(ns_to_ms(marks[3] - marks[2]))
+            if found is not None:
+                durations["prepare"].append(ns_to_ms(found.prepared_at_ns - marks[3]))
+                durations["infer"].append(ns_to_ms(found.inferred_at_ns - found.prepared_at_ns))
+                durations["boxes"].append(ns_to_ms(found.boxed_at_ns - found.inferred_at_ns))
+            durations["draw"].append(ns_to_ms(drawn_at_ns - drawing_at_ns))
+            durations["encode out"].append(ns_to_ms(encoded_at_ns - drawn_at_ns))
+    described = {stage: distribution(values) for stage, values in durations.items()}
+    return StageReport(
+        stages_ms={stage: values for stage, values in described.items() if values is not None},
+        encoder=encoder_out.name,
+        boxes_per_frame=boxes / settings.frames,
+        bytes_per_frame=octets / settings.frames,
+    )
+
+
+def describe(report: StageReport, settings: dict[str, Any]) -> str:
+    """The report for a person."""
+    lines = [
+        f"{settings['size']}, {settings['codec']} ({report.encoder}), "
+        f"{settings['frames']} frames, {report.boxes_per_frame:.1f} boxes and "
+        f"{report.bytes_per_frame / 1000:.1f} kB a frame",
+        f"{'ms':12}{'p50':>9}{'p95':>9}{'max':>9}",
+        *(
+            f"{stage:12}{values.p50:>9.2f}{values.p95:>9.2f}{values.max:>9.2f}"
+            for stage, values in report.stages_ms.items()
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def _encoder(codec: str) -> "VideoEncoder":
+    parameters = next(
+        found
+        for found in get_capabilities("video").codecs
+        if found.mimeType.lower() == f"video/{codec.lower()}"
+    )
+    return make_encoder(parameters, RtcOptions())  # type: ignore[arg-type]
+
+
+def _detector(settings: StageSettings) -> Any:
+    from server.detector.load import load_detector
+    from server.settings import DetectorSettings
+
+    assert settings.model is not None
+    try:
+        return load_detector(DetectorSettings(model=settings.model, threads=settings.threads))
+    except SightlineError as error:
+        raise UsageError(f"--model: {error}") from error
+
+
+def _bitstream(codec: str, encoded: "EncodedPicture") -> bytes:
+    """The picture as its decoder wants it, from RTP payloads."""
+    from aiortc.codecs.h264 import h264_depayload
+    from aiortc.codecs.vpx import vp8_depayload
+
+    depayload = h264_depayload if codec == "H264" else vp8_depayload
+    return b"".join(map(depayload, encoded.payloads))
