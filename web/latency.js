@@ -6,9 +6,9 @@
 // - Which captured frame that was: RTP timestamps. The server keeps the source's media time,
 //   so timestamps out and back differ by a constant, which `Pairing` finds by voting.
 // - Captured: RTP timestamps of the way out run with the capture clock; `CaptureClock` finds
-//   their offset to the page clock, from `captureTime` of the local preview where the browser
-//   has it (measured), else from the quickest arrivals at the server less this browser's
-//   encode time and half a round trip (estimated).
+//   their offset to the page clock from the quickest arrivals at the server less this browser's
+//   encode time and half a round trip (estimated), made exact by `captureTime` of the local
+//   preview where the browser has it (measured).
 // - Server's part: its own instants, brought to the page clock by ping/pong, good to half of
 //   the quickest round trip.
 // The screen's own delay after `expectedDisplayTime` and the camera's before `captureTime`
@@ -120,12 +120,35 @@ export class Pairing {
   }
 }
 
+/** The least value of the last minute, kept as the least of each second. */
+export class Floor {
+  /** @type {{second: number, value: number}[]} */ #seconds = [];
+
+  /** @param {number} atMs @param {number} value */
+  add(atMs, value) {
+    if (!Number.isFinite(value)) return;
+    const second = Math.floor(atMs / 1_000);
+    const last = this.#seconds.at(-1);
+    if (last?.second === second) last.value = Math.min(last.value, value);
+    else this.#seconds.push({ second, value });
+    if (this.#seconds.length > 60) this.#seconds.shift();
+  }
+
+  /** @returns {number} Infinity before the first */
+  get value() {
+    return Math.min(...this.#seconds.map(({ value }) => value));
+  }
+}
+
 /** Maps RTP timestamps of the way out to capture instants on the page clock. */
 export class CaptureClock {
   /** @type {number|null} */ #lastRtp = null;
   #turns = 0;
-  #measured = new Window(10_000);
-  #estimated = new Window(10_000);
+  /** Offsets of media time, by frames that the preview showed as well. */
+  #measured = new Window();
+  /** The same by arrivals. Only the quickest count: queues and loss only ever add, and a wrong
+   * offset would make the preview's frames be taken for their neighbours. */
+  #arrivals = new Floor();
   /** Capture instants of the local preview, newest last. @type {number[]} */ #previews = [];
 
   /** @param {number} captureMs from the local preview */
@@ -143,14 +166,14 @@ export class CaptureClock {
     const mediaMs = this.#mediaMs(rtp);
     this.#turns = this.#turnsOf(rtp);
     this.#lastRtp = rtp;
-    const estimate = receivedMs - uplinkMs;
-    this.#estimated.add(receivedMs, estimate - mediaMs);
+    this.#arrivals.add(receivedMs, receivedMs - uplinkMs - mediaMs);
+    const expected = mediaMs + this.#arrivals.value;
     let nearest = Infinity;
     for (const captureMs of this.#previews) {
-      if (Math.abs(captureMs - estimate) < Math.abs(nearest - estimate)) nearest = captureMs;
+      if (Math.abs(captureMs - expected) < Math.abs(nearest - expected)) nearest = captureMs;
     }
     // Farther than half a frame, it belongs to a frame the preview did not show.
-    if (Math.abs(nearest - estimate) <= HALF_FRAME_MS) {
+    if (Math.abs(nearest - expected) <= HALF_FRAME_MS) {
       this.#measured.add(receivedMs, nearest - mediaMs);
     }
   }
@@ -162,11 +185,8 @@ export class CaptureClock {
    */
   captureMs(rtp, nowMs) {
     if (this.#lastRtp === null) return NaN;
-    // Of the estimates the quickest way counts: queues and loss only ever add.
-    const offset = this.measured(nowMs)
-      ? this.#measured.median(nowMs)
-      : this.#estimated.percentiles(nowMs, [0.1])[0];
-    return this.#mediaMs(rtp) + (offset ?? NaN);
+    const exact = this.measured(nowMs);
+    return this.#mediaMs(rtp) + (exact ? this.#measured.median(nowMs) : this.#arrivals.value);
   }
 
   /** @param {number} nowMs */
@@ -176,8 +196,8 @@ export class CaptureClock {
 
   /** A new source starts another sequence of timestamps. */
   reset() {
-    this.#measured = new Window(10_000);
-    this.#estimated = new Window(10_000);
+    this.#measured = new Window();
+    this.#arrivals = new Floor();
     this.#previews = [];
   }
 
