@@ -4,6 +4,7 @@ Pure text checks, so that nothing is built for an offer that cannot be served. W
 still fail in negotiation, which the session catches.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -45,6 +46,8 @@ def parse_offer(body: object) -> Offer:
 
 def check_sdp(sdp: str) -> None:
     """Refuse what we would not serve, naming the line and the limit."""
+    if re.search(r"[^\r\n\x20-\x7e\x80-\uffff]", sdp):
+        raise UnprocessableError("sdp: holds control characters")
     lines = sdp.splitlines()
     if len(lines) > LINES_AT_MOST:
         raise UnprocessableError(f"sdp: {len(lines)} lines, at most {LINES_AT_MOST} are read")
@@ -65,7 +68,25 @@ def check_sdp(sdp: str) -> None:
             raise UnprocessableError(f"sdp: {media.count(kind)} m={kind} sections, at most 1")
     if "video" not in media:
         raise UnprocessableError("sdp: no m=video section, there is nothing to look at")
+    if not any(line.startswith("a=fingerprint:") for line in lines):
+        raise UnprocessableError("sdp: no a=fingerprint line, the peer could not be recognised")
+    if "a=setup:active" in lines:
+        # We would have to accept the first handshake that comes, from whoever sends it.
+        raise UnprocessableError("sdp: a=setup:active is not served, a=setup:actpass is")
+    mids = {line[6:] for line in lines if line.startswith("a=mid:")}
+    for line in lines:
+        if line.startswith("a=group:BUNDLE") and not mids.issuperset(line.split()[1:]):
+            raise UnprocessableError("sdp: a=group:BUNDLE names a section that is not there")
     for prefix, limit in (("a=candidate", CANDIDATES_AT_MOST), ("a=ssrc", SSRC_LINES_AT_MOST)):
         count = sum(line.startswith(prefix) for line in lines)
         if count > limit:
             raise UnprocessableError(f"sdp: {count} {prefix} lines, at most {limit} are read")
+
+
+def video_codec(sdp: str) -> str:
+    """The codec an answer settles on: the first of its video line; empty when it has none."""
+    first = re.search(r"^m=video \d+ \S+ (\d+)", sdp, re.MULTILINE)
+    if first is None:
+        return ""
+    name = re.search(rf"^a=rtpmap:{first[1]} ([^/\s]+)/", sdp, re.MULTILINE)
+    return name[1] if name else ""

@@ -2,12 +2,13 @@ import pytest
 
 from server.call_options import CallOptions
 from server.errors import MalformedError, RequestError, UnprocessableError
-from server.offer import parse_offer
+from server.offer import parse_offer, video_codec
 
 pytestmark = pytest.mark.unit
 
 VIDEO = "m=video 9 UDP/TLS/RTP/SAVPF 96\r\n"
-SDP = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n" + VIDEO
+FINGERPRINT = "a=fingerprint:sha-256 AB:CD\r\n"
+SDP = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\n" + VIDEO + FINGERPRINT
 
 
 def test_a_plain_offer_passes() -> None:
@@ -42,6 +43,11 @@ def test_what_is_not_an_offer_is_malformed(body: object, told: str) -> None:
         (SDP + VIDEO, "2 m=video"),
         (SDP + "m=audio 9 X 0\r\nm=application 9 X 0\r\nm=audio 9 X 0\r\n", "4 media sections"),
         (SDP + "m=text 9 X 0\r\n", "m=text"),
+        (SDP.replace(FINGERPRINT, ""), "no a=fingerprint"),
+        (SDP + "a=mid:0\r\na=group:BUNDLE 0 1\r\n", "a=group:BUNDLE"),
+        (SDP + "a=x\x00\r\n", "control characters"),
+        (SDP + "a=x\x1b[2J\r\n", "control characters"),
+        (SDP + "a=setup:active\r\n", "a=setup:active"),
         (SDP + "a=candidate:1 1 udp 1 192.0.2.1 9 typ host\r\n" * 65, "65 a=candidate"),
         (SDP + "a=ssrc:1 cname:x\r\n" * 65, "65 a=ssrc"),
         (SDP + "a=x\r\n" * 2000, "lines"),
@@ -82,3 +88,19 @@ def test_options_change_only_what_is_named() -> None:
 def test_a_wrong_option_is_refused_by_name(changes: dict[str, object]) -> None:
     with pytest.raises(RequestError, match=f"options.{next(iter(changes))}"):
         CallOptions().updated(changes)
+
+
+@pytest.mark.parametrize(
+    ("sdp", "codec"),
+    [
+        (SDP + "a=rtpmap:96 VP8/90000\r\na=rtpmap:97 H264/90000\r\n", "VP8"),
+        (
+            SDP.replace(" 96", " 97 96") + "a=rtpmap:96 VP8/90000\r\na=rtpmap:97 H264/90000\r\n",
+            "H264",
+        ),
+        (SDP, ""),
+        ("v=0\r\n", ""),
+    ],
+)
+def test_the_first_codec_of_the_video_line_is_the_one_agreed_on(sdp: str, codec: str) -> None:
+    assert video_codec(sdp) == codec

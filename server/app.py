@@ -1,0 +1,115 @@
+"""The composition root: builds every part once, in order, and takes them down in reverse."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from server.call_options import CallOptions
+from server.detector.load import load_detector
+from server.inference import Detector, InferenceWorker
+from server.metrics import MetricsPage
+from server.registry import Registry
+from server.rtc.encoders.probe import choose_h264
+from server.rtc.options import IceServer, RtcOptions
+from server.rtc.peer import PeerConnection
+from server.session import Session
+from server.settings import RTC_SWITCHES, RtcSettings, Settings
+from server.signaling import Signaling, refuse_honestly
+from server.status import Status, model_json
+from server.telemetry import FrameTelemetry, LoopLagSampler
+
+logger = logging.getLogger(__name__)
+
+SIGNALING = web.AppKey("signaling", Signaling)
+
+
+def web_root() -> Path:
+    """The page's files: beside the package in a checkout, inside it when installed."""
+    inside = Path(__file__).parent / "web"
+    return inside if inside.is_dir() else Path(__file__).parents[1] / "web"
+
+
+def rtc_options(settings: RtcSettings) -> RtcOptions:
+    """The transport's own options from the settings."""
+    servers = tuple(
+        IceServer((url,), settings.ice_username or None, settings.ice_credential or None)
+        if url.startswith("turn")
+        else IceServer((url,))
+        for url in settings.ice_servers
+    )
+    return RtcOptions(
+        **{switch: switch not in settings.rtc_disable for switch in RTC_SWITCHES},
+        video_codecs=settings.video_codecs,
+        h264_encoder=settings.h264_encoder,
+        bitrate_min_bps=settings.bitrate_min_kbps * 1000,
+        bitrate_max_bps=settings.bitrate_max_kbps * 1000,
+        ice_servers=servers,
+        port_range=settings.port_pair(),
+        gather_timeout_s=settings.gather_timeout_s,
+        frame_deadline_ms=settings.frame_deadline_ms,
+    )
+
+
+def make_detector(settings: Settings) -> Detector | None:
+    """The detector of the settings, loaded and warm; None when no model is named."""
+    return load_detector(settings.detector) if settings.detector.model else None
+
+
+def make_app(settings: Settings, detector: Detector | None) -> web.Application:
+    """The application; its parts live from start-up to clean-up."""
+    app = web.Application(
+        client_max_size=settings.server.max_body_kib * 1024, middlewares=[refuse_honestly]
+    )
+    inference = InferenceWorker(detector)
+    frames = FrameTelemetry()
+    loop_lag = LoopLagSampler()
+    encoders = ThreadPoolExecutor(settings.rtc.encode_threads, thread_name_prefix="encode")
+    options = rtc_options(settings.rtc)
+
+    def describe(codec: str) -> dict[str, Any]:
+        h264 = choose_h264(settings.rtc.h264_encoder)
+        statistics = inference.statistics()
+        return {
+            "model": model_json(statistics),
+            "names": list(statistics.names),
+            "codec": codec,
+            "encoder": h264.name if codec == "H264" else "libvpx",
+        }
+
+    def make_session(session_id: str, call_options: CallOptions) -> Session:
+        return Session(
+            session_id=session_id,
+            settings=settings.session,
+            options=call_options,
+            peer=PeerConnection(options, encoders),
+            inference=inference,
+            frame_sink=frames,
+            describe=describe,
+        )
+
+    registry = Registry(settings.session, make_session)
+    status = Status(registry, inference, frames, loop_lag)
+    signaling = Signaling(settings, registry, status, MetricsPage(status.statistics), web_root())
+    app[SIGNALING] = signaling
+    app.add_routes(signaling.routes())
+
+    async def parts(_: web.Application) -> AsyncIterator[None]:
+        inference.start()
+        lag_task = asyncio.create_task(loop_lag.run(), name="loop lag")
+        yield
+        # Reverse order: calls, then what they use.
+        await registry.close(settings.server.shutdown_timeout_s)
+        lag_task.cancel()
+        await asyncio.wait([lag_task])
+        stopped = await asyncio.to_thread(inference.stop, settings.session.close_timeout_s)
+        if not stopped:
+            logger.warning("The detector still hangs; leaving its thread behind")
+        encoders.shutdown(wait=False, cancel_futures=True)
+
+    app.cleanup_ctx.append(parts)
+    return app

@@ -1,0 +1,153 @@
+"""`python -m server doctor`: what would run here, found out by running it."""
+
+import ipaddress
+import json
+import platform
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from server import __version__
+from server.app import make_detector
+from server.detections import EngineReport
+from server.errors import SightlineError
+from server.rtc.addresses import media_addresses
+from server.rtc.encoders.probe import choose_h264
+from server.settings import Settings
+
+PACKAGES = ("aiortc", "aioice", "av", "aiohttp", "numpy", "opencv-python-headless", "uvloop")
+RUNTIMES = ("onnxruntime-openvino", "onnxruntime-gpu", "onnxruntime")
+
+
+def report_lines(
+    settings: Settings, engines: Sequence[EngineReport], port: int | None = None
+) -> list[str]:
+    """What really runs, one fact a line; `port` is the one listened on."""
+    h264 = choose_h264(settings.rtc.h264_encoder)
+    codecs = [
+        f"H264 ({h264.name})" if name == "H264" else name for name in settings.rtc.video_codecs
+    ]
+    ports = settings.rtc.port_range or "any free port"
+    addresses = ", ".join(media_addresses()) or "none found"
+    lines = [f"Sightline {__version__}  {' '.join(_urls(settings, port))}"]
+    if not engines:
+        lines.append("  detector   none: passing video through (name one with --model)")
+    for engine in engines:
+        width, height = engine.input_wh
+        lines.append(
+            f"  detector   {engine.model} ({engine.family}, {width}x{height}) on "
+            f"{engine.provider}, {engine.precision}, {engine.threads} threads"
+        )
+        if engine.fallback:
+            lines.append(f"             {engine.fallback}")
+    lines.append(f"  video      {', '.join(codecs)}")
+    lines.append(f"  media      UDP, {ports}, on {addresses}")
+    lines.append(
+        f"  outside    {', '.join(settings.rtc.ice_servers) or 'no STUN or TURN is asked'}"
+    )
+    lines.append(f"  limits     {settings.session.max_sessions} calls")
+    return lines
+
+
+def run_doctor(settings: Settings, *, as_json: bool) -> int:
+    """Load everything as the server would, print it, and tell by the exit code if it would run."""
+    began = time.perf_counter()
+    problem = ""
+    engines: tuple[EngineReport, ...] = ()
+    try:
+        detector = make_detector(settings)
+        if detector is not None:
+            engines = detector.reports()
+            detector.close()
+    except SightlineError as error:
+        problem = str(error)
+    load_s = time.perf_counter() - began
+    for line in report_lines(settings, engines):
+        print(line)
+    port_problem = _port_problem(settings)
+    packages = _versions()
+    print(f"  load       {load_s:.1f} s for the detector, parity {_parity(settings, engines)}")
+    print(f"  python     {platform.python_version()} on {platform.platform()}")
+    print(f"  packages   {', '.join(f'{name} {version}' for name, version in packages.items())}")
+    for text in (problem, port_problem):
+        if text:
+            print(f"  PROBLEM    {text}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(_json(settings, engines, packages, [problem, port_problem])))
+    return 1 if problem or port_problem else 0
+
+
+def _parity(settings: Settings, engines: Sequence[EngineReport]) -> str:
+    if not engines:
+        return "not checked: no detector"
+    return "checked" if settings.detector.parity else "not checked: parity is off"
+
+
+def _urls(settings: Settings, port: int | None) -> list[str]:
+    host, shown_port = settings.server.host, settings.server.port if port is None else port
+    if host in ("0.0.0.0", "::"):
+        return [
+            f"http://{_bracketed(address)}:{shown_port}/"
+            for address in ("127.0.0.1", *media_addresses())
+            if not ipaddress.ip_address(address.partition("%")[0]).is_link_local
+        ]
+    return [f"http://{_bracketed(host)}:{shown_port}/"]
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _port_problem(settings: Settings) -> str:
+    family = socket.AF_INET6 if ":" in settings.server.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.server.host, settings.server.port))
+        except OSError as error:
+            return f"port: {settings.server.host}:{settings.server.port}: {error.strerror}"
+    return ""
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in (*PACKAGES, *RUNTIMES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _json(
+    settings: Settings,
+    engines: Sequence[EngineReport],
+    packages: dict[str, str],
+    problems: list[str],
+) -> dict[str, Any]:
+    h264 = choose_h264(settings.rtc.h264_encoder)
+    return {
+        "version": __version__,
+        "engines": [
+            {
+                "model": engine.model,
+                "family": engine.family,
+                "provider": engine.provider,
+                "precision": engine.precision,
+                "input_wh": list(engine.input_wh),
+                "threads": engine.threads,
+                "fallback": engine.fallback,
+            }
+            for engine in engines
+        ],
+        "codecs": list(settings.rtc.video_codecs),
+        "h264_encoder": h264.name,
+        "h264_note": h264.note,
+        "media_addresses": media_addresses(),
+        "port_range": settings.rtc.port_range,
+        "packages": packages,
+        "problems": [text for text in problems if text],
+    }

@@ -1,0 +1,130 @@
+"""`/metrics` for Prometheus, made from the same snapshot as `/api/stats`."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from server.status import ServerStatistics
+from server.telemetry import BOUNDS_MS, Summary
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class SnapshotCollector(Collector):
+    """Turns one snapshot into metrics each time it is scraped; keeps nothing itself."""
+
+    def __init__(self, take: Callable[[], ServerStatistics]) -> None:
+        self._take = take
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._take()
+        yield from _frames(now)
+        yield from _calls(now)
+        yield from _inference(now)
+        yield _histogram(
+            "sightline_loop_lag_seconds",
+            "How late the event loop ran a timer",
+            [({}, now.loop_lag)],
+        )
+        yield _gauge("sightline_ready", "1 when new calls are served", float(now.ready))
+        yield _gauge(
+            "sightline_resident_bytes", "Resident memory", now.process.resident_mib * 2**20
+        )
+        yield _gauge("sightline_threads", "Threads of this process", now.process.threads)
+        yield _counter("sightline_cpu_seconds", "Processor time used", now.process.cpu_s)
+
+
+class MetricsPage:
+    """The text of `/metrics`."""
+
+    def __init__(self, take: Callable[[], ServerStatistics]) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(SnapshotCollector(take))
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+def _frames(now: ServerStatistics) -> Iterable[Metric]:
+    yield _histogram(
+        "sightline_stage_seconds",
+        "Time a frame spent in a stage; total and own are the sums",
+        [({"stage": name}, summary) for name, summary in now.stages.items()],
+    )
+    frames = CounterMetricFamily("sightline_frames", "Frames, by direction", labels=["direction"])
+    frames.add_metric(["in"], now.registry.frames_in)
+    frames.add_metric(["out"], now.registry.frames_out)
+    yield frames
+    dropped = CounterMetricFamily(
+        "sightline_dropped_frames", "Frames that came in and were not sent", labels=["reason"]
+    )
+    for reason, count in sorted(now.registry.dropped.items()):
+        dropped.add_metric([reason], count)
+    yield dropped
+
+
+def _calls(now: ServerStatistics) -> Iterable[Metric]:
+    live = GaugeMetricFamily("sightline_calls", "Calls as they stand, by state", labels=["state"])
+    states = [session.state for session in now.registry.sessions]
+    for state in ("connecting", "live", "stale", "closing"):
+        live.add_metric([state], states.count(state))
+    yield live
+    yield _counter("sightline_calls_opened", "Calls answered", now.registry.opened)
+    refused = CounterMetricFamily("sightline_calls_refused", "Calls refused", labels=["reason"])
+    refused.add_metric(["full"], now.registry.refused_full)
+    refused.add_metric(["offer"], now.registry.refused_offer)
+    yield refused
+    ended = CounterMetricFamily(
+        "sightline_calls_ended", "Calls ended, by reason", labels=["reason"]
+    )
+    for reason, count in sorted(now.registry.ended.items()):
+        ended.add_metric([reason], count)
+    yield ended
+
+
+def _inference(now: ServerStatistics) -> Iterable[Metric]:
+    inference = now.inference
+    yield _counter("sightline_inferred_frames", "Frames the detector looked at", inference.inferred)
+    yield _counter("sightline_failed_frames", "Frames the detector failed on", inference.failed)
+    yield _counter(
+        "sightline_replaced_frames",
+        "Frames replaced by a newer one before the detector had time",
+        inference.mailbox.dropped_replaced,
+    )
+    engine = GaugeMetricFamily(
+        "sightline_engine", "1 for each engine that runs", labels=["model", "provider", "precision"]
+    )
+    for report in inference.engines:
+        engine.add_metric([report.model, report.provider, report.precision], 1)
+    yield engine
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(name, text, value=value)
+
+
+def _histogram(
+    name: str, text: str, rows: Iterable[tuple[dict[str, str], Summary]]
+) -> HistogramMetricFamily:
+    rows = list(rows)
+    family = HistogramMetricFamily(name, text, labels=list(rows[0][0]) if rows else [])
+    for labels, summary in rows:
+        buckets = []
+        below = 0
+        for bound_ms, count in zip(BOUNDS_MS, summary.bucket_counts, strict=False):
+            below += count
+            buckets.append((f"{bound_ms / 1000:g}", float(below)))
+        buckets.append(("+Inf", float(summary.count)))
+        family.add_metric(list(labels.values()), buckets, sum_value=summary.sum_ms / 1000)
+    return family

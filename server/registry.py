@@ -1,0 +1,170 @@
+"""The calls there are: admits, finds, counts and ends them, and owns their tasks."""
+
+import asyncio
+import logging
+import secrets
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from server.call_options import CallOptions
+from server.errors import NotFoundError, UnavailableError, UnprocessableError
+from server.offer import Offer
+from server.session import Session, SessionStatistics
+from server.settings import SessionSettings
+
+logger = logging.getLogger(__name__)
+
+NEGOTIATION_TIMEOUT_S = 5.0
+RETRY_AFTER_S = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a caller gets back for its offer."""
+
+    session: Session
+    sdp: str
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryStatistics:
+    """Counts since start and the calls as they stand."""
+
+    opened: int
+    refused_full: int
+    refused_offer: int
+    ended: dict[str, int]
+    frames_in: int
+    frames_out: int
+    dropped: dict[str, int]
+    sessions: tuple[SessionStatistics, ...]
+
+
+class Registry:
+    """On the loop only. `close` ends every call and refuses new ones from then on."""
+
+    def __init__(
+        self,
+        settings: SessionSettings,
+        make_session: Callable[[str, CallOptions], Session],
+    ) -> None:
+        self._settings = settings
+        self._make_session = make_session
+        self._sessions: dict[str, Session] = {}
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._draining = False
+        self._opened = 0
+        self._refused_full = 0
+        self._refused_offer = 0
+        self._ended: dict[str, int] = {}
+        # Of calls that have ended; those of live calls are added in a snapshot.
+        self._frames: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
+
+    async def open(self, offer: Offer) -> Answer:
+        """Admit and answer a call; refused calls leave nothing behind."""
+        self._admit()
+        options = CallOptions(
+            mode=self._settings.mode, confidence=self._settings.confidence
+        ).updated(offer.options)
+        session = self._make_session(secrets.token_urlsafe(18), options)
+        # In the table before the first await, so that the limit counts calls being answered.
+        self._sessions[session.id] = session
+        try:
+            async with asyncio.timeout(NEGOTIATION_TIMEOUT_S):
+                sdp = await session.negotiate(offer)
+        except BaseException as error:
+            self._refused_offer += 1
+            del self._sessions[session.id]
+            self._keep(session.close("refused"), f"close {session.id}")
+            if isinstance(error, TimeoutError):
+                raise UnprocessableError(
+                    f"sdp: not negotiated within {NEGOTIATION_TIMEOUT_S:g} s"
+                ) from None
+            raise
+        self._opened += 1
+        self._keep(self._live(session), f"session {session.id}")
+        return Answer(session=session, sdp=sdp)
+
+    def get(self, session_id: str) -> Session:
+        """The call with this id; the id is what entitles to it."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise NotFoundError("session: no such call, or it has ended")
+        return session
+
+    def update(self, session_id: str, changes: Mapping[str, object]) -> CallOptions:
+        return self.get(session_id).update(changes)
+
+    async def end(self, session_id: str) -> None:
+        """End a call and wait until it is closed."""
+        await self.get(session_id).close("ended by the caller")
+
+    async def close(self, timeout_s: float) -> None:
+        """End all calls at once, each within its own close deadline."""
+        self._draining = True
+        for session in self._sessions.values():
+            session.end("server stops")
+        if not self._tasks:
+            return
+        _, pending = await asyncio.wait(self._tasks, timeout=timeout_s)
+        for task in pending:
+            logger.warning("Still running after %.1f s: %s", timeout_s, task.get_name())
+            task.cancel()
+
+    def statistics(self) -> RegistryStatistics:
+        sessions = tuple(session.statistics() for session in self._sessions.values())
+        frames, dropped = self._frames.copy(), self._dropped.copy()
+        for session in sessions:
+            _add_frames(session, frames, dropped)
+        return RegistryStatistics(
+            opened=self._opened,
+            refused_full=self._refused_full,
+            refused_offer=self._refused_offer,
+            ended=dict(self._ended),
+            frames_in=frames["in"],
+            frames_out=frames["out"],
+            dropped=dict(dropped),
+            sessions=sessions,
+        )
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def _admit(self) -> None:
+        if self._draining:
+            raise UnavailableError("the server is stopping", RETRY_AFTER_S)
+        limit = self._settings.max_sessions
+        if len(self._sessions) >= limit:
+            self._refused_full += 1
+            raise UnavailableError(
+                f"max_sessions: all {limit} calls this server may hold are taken", RETRY_AFTER_S
+            )
+
+    async def _live(self, session: Session) -> None:
+        try:
+            reason = await session.run()
+            self._ended[reason] = self._ended.get(reason, 0) + 1
+        finally:
+            self._sessions.pop(session.id, None)
+            _add_frames(session.statistics(), self._frames, self._dropped)
+
+    def _keep(self, coroutine: Coroutine[Any, Any, object], name: str) -> None:
+        """Own a task until it is done; an exception in it is a bug and is logged as one."""
+        task = asyncio.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s failed", task.get_name(), exc_info=error)
+
+
+def _add_frames(session: SessionStatistics, frames: Counter[str], dropped: Counter[str]) -> None:
+    frames["in"] += session.frames_in
+    frames["out"] += session.frames_out
+    dropped.update(session.dropped)

@@ -1,0 +1,404 @@
+"""One call, from its offer to its end.
+
+`negotiate` answers the offer; `run` is the call's life and returns why it ended; `close` may
+be called at any time and more than once. Frames arrive on the decoder thread, results on the
+inference thread; both hand over to the loop with one thread-safe call.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from aiortc import RTCDataChannel, RTCRtpTransceiver, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamTrack
+
+from server.call_options import CallOptions
+from server.clock import NS_PER_MS, NS_PER_S, now_ns, ns_to_ms, s_to_ns, unix_ms
+from server.data_channel import DetectionChannel
+from server.detections import Detections
+from server.errors import UnprocessableError
+from server.frame import Frame, Stamps, Submission
+from server.offer import Offer, video_codec
+from server.overlay import Painter
+from server.rtc.decoding import DecodedFrame
+from server.rtc.peer import PeerConnection, PeerStatistics
+from server.rtc.receiver import RemoteVideoTrack
+from server.settings import SessionSettings
+from server.telemetry import DurationRecorder, RateMeter
+from server.tracks import OutgoingPicture, OutgoingVideoTrack
+
+logger = logging.getLogger(__name__)
+
+CHANNEL_LABEL = "detections"
+WATCH_INTERVAL_S = 0.25
+
+
+class Inference(Protocol):
+    """What a call needs of the inference thread; every method may be called on any thread."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def attach(self, key: str, publish: Callable[[Frame, Detections | None], None]) -> None: ...
+
+    def submit(self, key: str, frame: Frame) -> Submission: ...
+
+    def detach(self, key: str) -> None: ...
+
+
+class FrameSink(Protocol):
+    """Takes the instants of every frame that left."""
+
+    def record(self, stamps: Stamps) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatistics:
+    """One call as it stands."""
+
+    session: str
+    state: str
+    options: CallOptions
+    age_s: float
+    frames_in: int
+    frames_out: int
+    fps_in: float
+    fps_out: float
+    size_wh: tuple[int, int]
+    server_ms: dict[str, float]
+    dropped: dict[str, int]
+    peer: PeerStatistics
+
+
+class Session:
+    """Made and used on the loop; see the module for the two threads that call in."""
+
+    def __init__(
+        self,
+        session_id: str,
+        settings: SessionSettings,
+        options: CallOptions,
+        peer: PeerConnection,
+        inference: Inference,
+        frame_sink: FrameSink,
+        describe: Callable[[str], dict[str, Any]],
+    ) -> None:
+        self.id = session_id
+        self._settings = settings
+        self._options = options
+        self._peer = peer
+        self._inference = inference
+        self._frame_sink = frame_sink
+        self._describe = describe
+        self._codec = ""
+        self._loop = asyncio.get_running_loop()
+        self._outgoing = OutgoingVideoTrack()
+        self._channel = DetectionChannel()
+        self._painter = Painter()
+        self._connected = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._reason = ""
+        self._state = "connecting"
+        self._close_task: asyncio.Task[tuple[str, ...]] | None = None
+        self._opened_at_ns = now_ns()
+        # Written on the decoder thread.
+        self._frames_in = 0
+        self._frames_in_rate = RateMeter()
+        self._size_wh = (0, 0)
+        self._dropped_replaced = 0
+        self._passed_without_boxes = 0
+        # Written on the inference thread, read on the decoder thread: newest boxes for `smooth`.
+        self._newest: tuple[Frame, Detections] | None = None
+        # Written on the loop.
+        self._frames_out = 0
+        self._frames_out_rate = RateMeter()
+        self._server_ms = DurationRecorder()
+        self._last_sent = Stamps()
+
+    # --- the story of a call, on the loop ---
+
+    async def negotiate(self, offer: Offer) -> str:
+        """The answer's SDP. On failure the caller closes the session; nothing else is left."""
+        peer = self._peer
+        peer.on("track", self._on_track)
+        peer.on("datachannel", self._on_datachannel)
+        peer.on("connectionstatechange", self._on_state)
+        peer.addTrack(self._outgoing)
+        try:
+            await peer.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
+            video = self._video_transceiver()
+            if video is None or video._offerDirection not in ("sendrecv", "recvonly"):
+                raise UnprocessableError(
+                    "sdp: the video section sends nothing (a=sendrecv is wanted)"
+                )
+            for transceiver in peer.getTransceivers():
+                if transceiver.kind != "video":
+                    transceiver.direction = "inactive"
+            answer = await peer.createAnswer()
+            assert answer is not None, "createAnswer returns None only after close"
+            await peer.setLocalDescription(answer)
+        except UnprocessableError:
+            raise
+        except Exception as error:
+            # aiortc's SDP code raises a dozen builtin kinds on bad text (reliability notes, B.4).
+            logger.debug("Negotiation failed", exc_info=True)
+            raise UnprocessableError(f"sdp: cannot be negotiated: {_one_line(error)}") from error
+        sdp: str = peer.localDescription.sdp
+        self._codec = video_codec(sdp)
+        self._inference.attach(self.id, self._on_detected)
+        return sdp
+
+    async def run(self) -> str:
+        """Live until the peer leaves, falls silent or is told to; returns the reason."""
+        try:
+            reason = await self._live()
+        except Exception:
+            # The top of the call: whatever went wrong ends this call and no other.
+            logger.exception("Session %s failed", self.id)
+            reason = "failed"
+        survivors = await self.close(reason)
+        logger.info(
+            "Session %s ended: %s; %.0f s, %d frames in, %d out%s",
+            self.id,
+            self._reason,
+            (now_ns() - self._opened_at_ns) / NS_PER_S,
+            self._frames_in,
+            self._frames_out,
+            f"; still running: {', '.join(survivors)}" if survivors else "",
+        )
+        return self._reason
+
+    async def _live(self) -> str:
+        opened_at_ns = now_ns()
+        while True:
+            try:
+                async with asyncio.timeout(WATCH_INTERVAL_S):
+                    await self._ended.wait()
+                return self._reason
+            except TimeoutError:
+                pass
+            at_ns = now_ns()
+            if not self._connected.is_set():
+                if at_ns - opened_at_ns > s_to_ns(self._settings.connect_timeout_s):
+                    return "did not connect"
+                continue
+            silent_ns = at_ns - self._peer.last_packet_at_ns
+            if silent_ns > s_to_ns(self._settings.silent_timeout_s):
+                return "peer fell silent"
+            stale = silent_ns > s_to_ns(self._settings.stale_after_s)
+            self._state = "stale" if stale else "live"
+
+    def end(self, reason: str) -> None:
+        """Ask the call to end; the first reason stands."""
+        self._reason = self._reason or reason
+        self._ended.set()
+
+    async def close(self, reason: str) -> tuple[str, ...]:
+        """Free everything within the close deadline; names what survived it. Idempotent."""
+        if self._close_task is None:
+            self.end(reason)
+            self._state = "closing"
+            self._close_task = asyncio.create_task(self._close(), name=f"close {self.id}")
+        return await asyncio.shield(self._close_task)
+
+    async def _close(self) -> tuple[str, ...]:
+        # Producers before consumers: no new result, no new picture, then the connection.
+        self._inference.detach(self.id)
+        self._outgoing.stop()
+        survivors = await self._peer.close_within(self._settings.close_timeout_s)
+        self._peer.remove_all_listeners()
+        self._state = "closed"
+        return survivors
+
+    def update(self, changes: Mapping[str, object]) -> CallOptions:
+        """Change live options; refuses the whole change if any part is wrong."""
+        self._options = self._options.updated(changes)
+        return self._options
+
+    @property
+    def options(self) -> CallOptions:
+        return self._options
+
+    def described(self) -> dict[str, Any]:
+        """What runs for this call: model, codec, encoder; for the answer and the hello."""
+        return self._describe(self._codec)
+
+    # --- what the peer connection tells us, on the loop: only state is set here ---
+
+    def _on_state(self) -> None:
+        state = self._peer.connectionState
+        if state == "connected":
+            self._connected.set()
+            self._state = "live"
+        elif state == "failed":
+            self.end("connection failed")
+        elif state == "closed":
+            self.end("peer left")
+
+    def _on_track(self, track: MediaStreamTrack) -> None:
+        if isinstance(track, RemoteVideoTrack):
+            track.deliver_to(self._on_decoded)
+
+    def _on_datachannel(self, channel: RTCDataChannel) -> None:
+        if channel.label == CHANNEL_LABEL:
+            self._channel.open(
+                channel, {"session": self.id, "mode": self._options.mode, **self.described()}
+            )
+
+    # --- a frame's way through, in order ---
+
+    def _on_decoded(self, decoded: DecodedFrame) -> None:
+        """On the decoder thread: to the detector, and in `smooth` straight out as well."""
+        frame = Frame(
+            video_frame=decoded.video_frame,
+            frame_seq=self._frames_in,
+            rtp_timestamp=decoded.rtp_timestamp,
+            stamps=Stamps(
+                received_at_ns=decoded.received_at_ns,
+                assembled_at_ns=decoded.assembled_at_ns,
+                decoded_at_ns=decoded.decoded_at_ns,
+            ),
+        )
+        self._frames_in += 1
+        self._frames_in_rate.add(decoded.decoded_at_ns)
+        self._size_wh = frame.size_wh
+        submission = self._inference.submit(self.id, frame)
+        if self._options.mode == "smooth":
+            detections, opacity = self._newest_boxes(decoded.decoded_at_ns)
+            self._hand_out(frame, detections, opacity)
+        elif submission is Submission.REFUSED:
+            self._passed_without_boxes += 1
+            self._hand_out(frame, None, 1.0)
+        elif submission is Submission.REPLACED:
+            self._dropped_replaced += 1
+
+    def _on_detected(self, frame: Frame, detections: Detections | None) -> None:
+        """On the inference thread: boxes for the picture and for the data channel."""
+        options = self._options
+        shown = None
+        if detections is not None:
+            class_ids = self._class_ids(options)
+            shown = detections.select(options.confidence, class_ids)
+            self._newest = (frame, shown)
+            self._call_soon(self._send_detections, frame, shown)
+        if options.mode == "exact":
+            self._hand_out(frame, shown, 1.0)
+
+    def _hand_out(self, frame: Frame, detections: Detections | None, opacity: float) -> None:
+        """On either thread: a picture for the outgoing track."""
+        picture = OutgoingPicture(
+            frame=frame,
+            detections=detections,
+            names=self._inference.names,
+            opacity=opacity,
+            painter=self._painter,
+            on_sent=self._on_sent,
+        )
+        self._call_soon(self._outgoing.offer, picture)
+
+    def _on_sent(self, stamps: Stamps) -> None:
+        """On the loop, after a picture's last packet."""
+        self._frames_out += 1
+        self._frames_out_rate.add(stamps.sent_at_ns)
+        self._last_sent = stamps
+        self._server_ms.add_ms(ns_to_ms(stamps.sent_at_ns - stamps.received_at_ns))
+        self._frame_sink.record(stamps)
+
+    def _send_detections(self, frame: Frame, detections: Detections) -> None:
+        """On the loop. Stages up to the boxes are this frame's; the later ones, and `server_ms`,
+        are those of the last picture that left, because this one has not yet."""
+        last = self._last_sent
+        at_ns = now_ns()
+        age_ns = at_ns - frame.stamps.received_at_ns
+        stages_ms = {**last.stages_ms(), **frame.stamps.stages_ms()}
+        self._channel.send(
+            {
+                "stream": self.id,
+                "seq": frame.frame_seq,
+                "rtp_timestamp": frame.rtp_timestamp,
+                "captured_unix_ms": round(unix_ms() - ns_to_ms(age_ns), 1),
+                "size": list(detections.size_wh),
+                "boxes": detections.to_rows(),
+                "stages_ms": {name: round(value, 3) for name, value in stages_ms.items()},
+                "server_ms": round(ns_to_ms(last.sent_at_ns - last.received_at_ns), 3),
+                "received_server_ms": round(frame.stamps.received_at_ns / NS_PER_MS, 3),
+                "sent_server_ms": round(last.sent_at_ns / NS_PER_MS, 3),
+                "fps_in": round(self._frames_in_rate.per_second(at_ns), 1),
+                "fps_out": round(self._frames_out_rate.per_second(at_ns), 1),
+                "dropped": self._dropped(),
+            }
+        )
+
+    # --- small parts ---
+
+    def _newest_boxes(self, at_ns: int) -> tuple[Detections | None, float]:
+        """The newest boxes and how strongly to draw them: they fade out over the last third."""
+        newest = self._newest
+        fade_ms = self._settings.fade_ms
+        if newest is None or not fade_ms:
+            return None, 1.0
+        frame, detections = newest
+        age_ms = ns_to_ms(at_ns - frame.stamps.received_at_ns)
+        if age_ms >= fade_ms:
+            return None, 1.0
+        return detections, min(1.0, 3 * (fade_ms - age_ms) / fade_ms)
+
+    def _class_ids(self, options: CallOptions) -> list[int] | None:
+        if options.classes is None:
+            return None
+        wanted = set(options.classes)
+        return [index for index, name in enumerate(self._inference.names) if name in wanted]
+
+    def _call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(partial(callback, *arguments))
+        except RuntimeError:
+            # The loop is gone: the server stops while this thread still had a frame.
+            logger.debug("Dropped a frame of %s: the loop is closed", self.id)
+
+    def _video_transceiver(self) -> RTCRtpTransceiver | None:
+        for transceiver in self._peer.getTransceivers():
+            if transceiver.kind == "video":
+                return transceiver
+        return None
+
+    def _dropped(self) -> dict[str, int]:
+        """Frames that came in, or should have, and did not go out, by reason."""
+        dropped = {
+            # A newer frame came before the detector had time for it.
+            "replaced": self._dropped_replaced,
+            # A newer picture came before the encoder had time for it.
+            "unsent": self._outgoing.statistics().dropped_replaced,
+            # Overtaken by a newer picture when the mode changed.
+            "late": self._outgoing.dropped_late,
+        }
+        for incoming in self._peer.statistics().incoming:
+            # Lost on the way, too many for the decoder, or damaged.
+            for reason in ("lost", "decode_queue", "corrupt"):
+                dropped[reason] = dropped.get(reason, 0) + incoming.dropped.get(reason, 0)
+        return dropped
+
+    def statistics(self) -> SessionStatistics:
+        at_ns = now_ns()
+        return SessionStatistics(
+            session=self.id,
+            state=self._state,
+            options=self._options,
+            age_s=round((at_ns - self._opened_at_ns) / NS_PER_S, 1),
+            frames_in=self._frames_in,
+            frames_out=self._frames_out,
+            fps_in=round(self._frames_in_rate.per_second(at_ns), 1),
+            fps_out=round(self._frames_out_rate.per_second(at_ns), 1),
+            size_wh=self._size_wh,
+            server_ms=self._server_ms.statistics().to_json(),
+            dropped=self._dropped(),
+            peer=self._peer.statistics(),
+        )
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0][:160]

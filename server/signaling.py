@@ -1,0 +1,224 @@
+"""The HTTP edge: offers, live options, health, statistics and the page's files.
+
+Every refusal is a problem body (RFC 9457) made in one place from the error tree; nothing is
+half open behind it.
+"""
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from server import __version__
+from server.errors import (
+    MalformedError,
+    RequestError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedTypeError,
+)
+from server.metrics import CONTENT_TYPE, MetricsPage
+from server.offer import parse_offer
+from server.registry import Registry
+from server.settings import MODES, Settings
+from server.status import Status, model_json, session_json, statistics_json
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+BODY_TIMEOUT_S = 10.0
+SECURITY_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob: mediastream:; "
+        "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(self), microphone=(), display-capture=(self)",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Signaling:
+    """The handlers; everything they need is handed in."""
+
+    settings: Settings
+    registry: Registry
+    status: Status
+    metrics: MetricsPage
+    web_root: Path
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        return [
+            web.get("/", self.index),
+            web.post("/offer", self.offer),
+            web.get("/sessions/{id}", self.read_session),
+            web.patch("/sessions/{id}", self.update_session),
+            web.delete("/sessions/{id}", self.end_session),
+            web.get("/api/client-config", self.client_config),
+            web.get("/api/stats", self.stats),
+            web.get("/healthz", self.healthz),
+            web.get("/readyz", self.readyz),
+            web.get("/metrics", self.metrics_page),
+            web.static("/web", self.web_root, append_version=False),
+        ]
+
+    # --- calls ---
+
+    async def offer(self, request: web.Request) -> web.Response:
+        """`POST /offer`: a camera comes in, the annotated picture goes back."""
+        answer = await self.registry.open(parse_offer(await self._json(request)))
+        session = answer.session
+        return web.json_response(
+            {
+                "sdp": answer.sdp,
+                "type": "answer",
+                "session": session.id,
+                "options": session.options.to_json(),
+                **session.described(),
+            }
+        )
+
+    async def read_session(self, request: web.Request) -> web.Response:
+        session = self.registry.get(request.match_info["id"])
+        return web.json_response(session_json(session.statistics()))
+
+    async def update_session(self, request: web.Request) -> web.Response:
+        body = await self._json(request)
+        if not isinstance(body, dict) or not isinstance(body.get("options"), dict):
+            raise MalformedError("body: not a JSON object with options")
+        unknown = sorted(set(body) - {"options"})
+        if unknown:
+            raise MalformedError(f"{unknown[0][:40]}: unknown; known is options")
+        options = self.registry.update(request.match_info["id"], body["options"])
+        return web.json_response({"options": options.to_json()})
+
+    async def end_session(self, request: web.Request) -> web.Response:
+        await self.registry.end(request.match_info["id"])
+        return web.json_response({"ended": True})
+
+    # --- what is known ---
+
+    async def index(self, request: web.Request) -> web.StreamResponse:
+        """The call page for browsers; for others what a health check of a client wants."""
+        if "text/html" in request.headers.get("Accept", ""):
+            return web.FileResponse(self.web_root / "index.html")
+        statistics = self.status.statistics()
+        return web.json_response(
+            {
+                "status": "ok",
+                "model_loaded": bool(statistics.inference.engines),
+                "version": __version__,
+                "ready": statistics.ready,
+            }
+        )
+
+    async def client_config(self, request: web.Request) -> web.Response:
+        """What the page needs before it makes an offer."""
+        rtc = self.settings.rtc
+        servers = [
+            {"urls": url}
+            if url.startswith("stun")
+            else {"urls": url, "username": rtc.ice_username, "credential": rtc.ice_credential}
+            for url in rtc.ice_servers
+        ]
+        return web.json_response(
+            {
+                "version": __version__,
+                "ice_servers": servers,
+                "modes": list(MODES),
+                "defaults": {
+                    "mode": self.settings.session.mode,
+                    "confidence": self.settings.session.confidence,
+                },
+                "limits": {"max_sessions": self.settings.session.max_sessions},
+                "model": model_json(self.status.statistics().inference),
+            }
+        )
+
+    async def stats(self, request: web.Request) -> web.Response:
+        return web.json_response(statistics_json(self.status.statistics()))
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """Alive: the loop answers. Depends on nothing else, so that nothing else restarts us."""
+        return web.json_response({"status": "ok"})
+
+    async def readyz(self, request: web.Request) -> web.Response:
+        """Able to serve new calls."""
+        statistics = self.status.statistics()
+        inference = statistics.inference
+        detector = {
+            "none": "none: passing video through",
+            "running": "+".join(engine.model for engine in inference.engines),
+        }.get(inference.state, inference.state)
+        return web.json_response(
+            {
+                "ready": statistics.ready,
+                "detector": detector,
+                "last_error": inference.last_error,
+                "calls": len(statistics.registry.sessions),
+                "max_sessions": self.settings.session.max_sessions,
+            },
+            status=200 if statistics.ready else 503,
+        )
+
+    async def metrics_page(self, request: web.Request) -> web.Response:
+        return web.Response(body=self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    # --- small parts ---
+
+    async def _json(self, request: web.Request) -> Any:
+        if request.content_type != "application/json":
+            raise UnsupportedTypeError(
+                f"Content-Type: {request.content_type[:60]} is not application/json"
+            )
+        try:
+            return json.loads(await request.text())
+        except web.HTTPRequestEntityTooLarge:
+            raise TooLargeError(
+                f"max_body_kib: the body is over {self.settings.server.max_body_kib} KiB"
+            ) from None
+        except (ValueError, RecursionError):
+            raise MalformedError("body: not JSON") from None
+
+
+@web.middleware
+async def refuse_honestly(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Errors to HTTP, and the security headers, on every answer."""
+    try:
+        response = await handler(request)
+    except UnavailableError as error:
+        response = _problem(error.status, error.title, str(error))
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    except RequestError as error:
+        response = _problem(error.status, error.title, str(error))
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        response = _problem(error.status, error.reason, error.reason)
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+    except ConnectionResetError:
+        raise
+    except Exception:
+        logger.exception("%s %s failed", request.method, request.path)
+        response = _problem(500, "Internal error", "the server failed; its log says more")
+    if not response.prepared:
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+def _problem(status: int, title: str, detail: str) -> web.Response:
+    return web.json_response(
+        {"type": "about:blank", "title": title, "status": status, "detail": detail},
+        status=status,
+        content_type="application/problem+json",
+    )

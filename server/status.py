@@ -1,0 +1,177 @@
+"""Everything there is to know about the running server, as one frozen snapshot.
+
+`/api/stats`, `/metrics`, `/readyz`, the page and the bench all read from here.
+"""
+
+import dataclasses
+import os
+import platform
+import resource
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from server import __version__
+from server.clock import NS_PER_S, now_ns, unix_ms
+from server.inference import InferenceStatistics
+from server.registry import RegistryStatistics
+from server.session import SessionStatistics
+from server.telemetry import FrameTelemetry, LoopLagSampler, Summary
+
+
+class HasInferenceStatistics(Protocol):
+    def statistics(self) -> InferenceStatistics: ...
+
+
+class HasRegistryStatistics(Protocol):
+    @property
+    def draining(self) -> bool: ...
+
+    def statistics(self) -> RegistryStatistics: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatistics:
+    """This process as the system sees it."""
+
+    cpu_s: float
+    resident_mib: float
+    threads: int
+    open_files: int
+    uptime_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """One snapshot."""
+
+    version: str
+    taken_unix_ms: float
+    ready: bool
+    registry: RegistryStatistics
+    inference: InferenceStatistics
+    stages: dict[str, Summary]
+    loop_lag: Summary
+    process: ProcessStatistics
+
+
+class Status:
+    """Collects the snapshots of the parts; on the loop."""
+
+    def __init__(
+        self,
+        registry: HasRegistryStatistics,
+        inference: HasInferenceStatistics,
+        frames: FrameTelemetry,
+        loop_lag: LoopLagSampler,
+    ) -> None:
+        self._registry = registry
+        self._inference = inference
+        self._frames = frames
+        self._loop_lag = loop_lag
+        self._started_at_ns = now_ns()
+
+    def statistics(self) -> ServerStatistics:
+        inference = self._inference.statistics()
+        return ServerStatistics(
+            version=__version__,
+            taken_unix_ms=unix_ms(),
+            ready=not self._registry.draining and inference.state in ("none", "running"),
+            registry=self._registry.statistics(),
+            inference=inference,
+            stages=self._frames.statistics(),
+            loop_lag=self._loop_lag.recorder.statistics(),
+            process=self._process(),
+        )
+
+    def _process(self) -> ProcessStatistics:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return ProcessStatistics(
+            cpu_s=usage.ru_utime + usage.ru_stime,
+            resident_mib=resident_mib(),
+            threads=threading.active_count(),
+            open_files=_open_files(),
+            uptime_s=(now_ns() - self._started_at_ns) / NS_PER_S,
+        )
+
+
+def resident_mib() -> float:
+    """Resident memory now; where the system does not tell, the most there has been."""
+    if platform.system() == "Linux":
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if platform.system() == "Darwin" else 2**10)
+
+
+def _open_files() -> int:
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return 0
+
+
+def model_json(inference: InferenceStatistics) -> dict[str, Any] | None:
+    """What runs, for the page and the offer's answer; None without a detector."""
+    if not inference.engines:
+        return None
+    return {
+        "name": "+".join(engine.model for engine in inference.engines),
+        "names": list(inference.names),
+        "provider": "+".join(dict.fromkeys(engine.provider for engine in inference.engines)),
+        "precision": "+".join(dict.fromkeys(engine.precision for engine in inference.engines)),
+        "engines": [plain(engine) for engine in inference.engines],
+    }
+
+
+def plain(value: Any) -> Any:
+    """Snapshots as JSON takes them; `dataclasses.asdict` stumbles over read-only mappings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value
+
+
+def session_json(session: SessionStatistics) -> dict[str, Any]:
+    return {
+        **{
+            item.name: getattr(session, item.name)
+            for item in dataclasses.fields(session)
+            if item.name not in ("options", "peer")
+        },
+        "options": session.options.to_json(),
+        "peer": plain(session.peer),
+    }
+
+
+def statistics_json(statistics: ServerStatistics) -> dict[str, Any]:
+    """The body of `/api/stats`."""
+    return {
+        "version": statistics.version,
+        "taken_unix_ms": round(statistics.taken_unix_ms, 1),
+        "ready": statistics.ready,
+        "model": model_json(statistics.inference),
+        "inference": {
+            "state": statistics.inference.state,
+            "inferred": statistics.inference.inferred,
+            "failed": statistics.inference.failed,
+            "swaps": statistics.inference.swaps,
+            "last_error": statistics.inference.last_error,
+            "mailbox": plain(statistics.inference.mailbox),
+        },
+        "calls": {
+            "opened": statistics.registry.opened,
+            "refused_full": statistics.registry.refused_full,
+            "refused_offer": statistics.registry.refused_offer,
+            "ended": statistics.registry.ended,
+        },
+        "sessions": [session_json(session) for session in statistics.registry.sessions],
+        "stages_ms": {name: value.to_json() for name, value in statistics.stages.items()},
+        "loop_lag_ms": statistics.loop_lag.to_json(),
+        "process": plain(statistics.process),
+    }

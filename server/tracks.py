@@ -1,0 +1,100 @@
+"""The outgoing video track: it serves the newest picture with the source's media time.
+
+Nothing here paces by a clock: a picture leaves because one arrived.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from aiortc import MediaStreamTrack
+from aiortc.mediastreams import MediaStreamError
+
+from server.clock import now_ns
+from server.detections import Detections
+from server.frame import Frame
+from server.latest import Latest, LatestClosed, LatestStatistics
+from server.overlay import Painter
+from server.pixels import copy_yuv420p, plane_views
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+    from server.frame import Stamps
+
+
+@dataclass(slots=True)
+class OutgoingPicture:
+    """One picture on its way out; made on any thread, rendered once on an encode thread.
+
+    The decoded frame inside is shared and read-only, so boxes go on a copy.
+    """
+
+    frame: Frame
+    detections: Detections | None
+    names: Sequence[str]
+    opacity: float
+    painter: Painter
+    on_sent: Callable[["Stamps"], None]
+    handed_out_at_ns: int = 0
+    drawn_at_ns: int = 0
+
+    def render(self) -> "VideoFrame":
+        """The picture for the encoder. On an encode thread."""
+        self.handed_out_at_ns = now_ns()
+        picture = copy_yuv420p(self.frame.video_frame)
+        if self.detections is not None and len(self.detections):
+            self.painter.draw(plane_views(picture), self.detections, self.names, self.opacity)
+        self.drawn_at_ns = now_ns()
+        return picture
+
+    def sent(self, encode_started_at_ns: int, encoded_at_ns: int, sent_at_ns: int) -> None:
+        """The last packet has left. On the loop."""
+        self.on_sent(
+            replace(
+                self.frame.stamps,
+                handed_out_at_ns=self.handed_out_at_ns,
+                drawn_at_ns=self.drawn_at_ns,
+                encoded_at_ns=encoded_at_ns,
+                sent_at_ns=sent_at_ns,
+            )
+        )
+
+
+class OutgoingVideoTrack(MediaStreamTrack):
+    """Serves `offer`ed pictures, newest first, each once. On the loop; `stop` ends it."""
+
+    kind = "video"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._latest: Latest[OutgoingPicture] = Latest()
+        self._newest_seq = -1
+        self._dropped_late = 0
+
+    def offer(self, picture: OutgoingPicture) -> None:
+        """Hand a picture out. One that is older than what was handed out before is dropped:
+        it would make media time run backwards (a call that changes its mode has such)."""
+        if picture.frame.frame_seq <= self._newest_seq:
+            self._dropped_late += 1
+            return
+        self._newest_seq = picture.frame.frame_seq
+        self._latest.set(picture)
+
+    async def recv(self) -> OutgoingPicture:  # type: ignore[override]
+        """The next picture for our sender, which renders it off the loop."""
+        try:
+            return await self._latest.wait_next()
+        except LatestClosed:
+            raise MediaStreamError from None
+
+    def stop(self) -> None:
+        self._latest.close()
+        super().stop()
+
+    def statistics(self) -> LatestStatistics:
+        return self._latest.statistics()
+
+    @property
+    def dropped_late(self) -> int:
+        return self._dropped_late
