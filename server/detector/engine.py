@@ -34,7 +34,8 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     MemoryError,
 )
 QUIET = 3  # errors only: a model's odd initialisers would fill the log
-FIRST_RUN_TIMEOUT_S = 60.0
+FIRST_RUN_TIMEOUT_S = 30.0
+TENSORRT_BUILD_TIMEOUT_S = 1200.0
 WARM_UP_RUNS = 2
 NUMPY_TYPES: Mapping[str, type[np.generic]] = {
     "tensor(float)": np.float32,
@@ -137,13 +138,15 @@ class Engine:
 
     def warm_up(self, runs: int = WARM_UP_RUNS) -> dict[str, AnyArray]:
         """Run a few times on what `input` holds; bounded in time, unlike `run`."""
+        tensorrt = self.way.provider == "tensorrt"
+        timeout_s = TENSORRT_BUILD_TIMEOUT_S if tensorrt else FIRST_RUN_TIMEOUT_S
         run_options = ort.RunOptions()
         run_options.log_severity_level = QUIET
 
         def give_up() -> None:
             run_options.terminate = True
 
-        timer = threading.Timer(FIRST_RUN_TIMEOUT_S, give_up)
+        timer = threading.Timer(timeout_s, give_up)
         timer.daemon = True
         timer.start()
         outputs: dict[str, AnyArray] = {}
@@ -152,9 +155,7 @@ class Engine:
                 outputs = self.run(self._feed.batch, run_options)
         except ORT_ERRORS as error:
             why = (
-                f"no answer within {FIRST_RUN_TIMEOUT_S:.0f} s"
-                if run_options.terminate
-                else one_line(error)
+                f"no answer within {timeout_s:.0f} s" if run_options.terminate else one_line(error)
             )
             raise ModelError(
                 f"{self.way.path.name}: {self.way.provider} failed its first run: {why}"

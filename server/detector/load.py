@@ -125,12 +125,7 @@ def _load_one(
         _tensorrt_shapes(model.feed),
     )
     check = _ParityCheck(model, rules, ParityCache(cache_dir) if settings.parity else None)
-    try:
-        chain = EngineChain.start(ways, model.feed, check.refusal)
-    except ModelError as error:
-        if check.last is not None and not check.last.acceptable:
-            raise ParityError(f"{path.name}: {check.last}") from error
-        raise
+    chain = EngineChain.start(ways, model.feed, check.refusal)
     detector = _detector(model, chain, rules)
     [report] = detector.reports()
     logger.info(
@@ -314,33 +309,37 @@ def _tensorrt_shapes(feed: FeedPlan) -> tuple[str, str] | None:
 
 
 class _ParityCheck:
-    """Compares engines with the model's reference; remembers the last figure."""
+    """Compares engines with a model's reference."""
 
     def __init__(self, model: LoadedModel, rules: BoxRules, cache: ParityCache | None) -> None:
+        """Without a cache nothing is checked."""
         self._model = model
         self._rules = rules
         self._cache = cache
-        self.last: Difference | None = None
 
     def refusal(self, engine: Engine) -> str:
-        """Why the engine may not be used; empty when it may."""
-        if self._cache is None or self._is_reference(engine.way):
-            return ""
+        """Why the engine is passed over; empty when it may be used.
+
+        An FP16 file that disagrees with its FP32 original is at fault itself: ParityError.
+        """
         model, way = self._model, engine.way
-        paths = [way.path] if way.path == model.file.full() else [way.path, model.file.full()]
+        full = model.file.full()
+        if self._cache is None or (way.provider == "cpu" and way.path == full):
+            return ""
+        paths = [way.path] if way.path == full else [way.path, full]
         key = cache_key(
             paths, runtime_version(), way.provider, way.precision, model.spec, model.head.family
         )
-        self.last = self._cache.find(key)
-        if self.last is None:
-            self.last = self._measure(engine)
-            if self.last.acceptable:
-                self._cache.keep(key, self.last)
-        return "" if self.last.acceptable else str(self.last)
-
-    def _is_reference(self, way: Way) -> bool:
-        same_file = way.path == self._model.file.full()
-        return way.provider == "cpu" and way.precision == "fp32" and same_file
+        difference = self._cache.find(key)
+        if difference is None:
+            difference = self._measure(engine)
+            if difference.acceptable:
+                self._cache.keep(key, difference)
+        if difference.acceptable:
+            return ""
+        if way.path == model.file.path != full:
+            raise ParityError(f"{way.path.name}: {difference}")
+        return str(difference)
 
     def _measure(self, engine: Engine) -> Difference:
         # Below the floor too: a box may sink through it in one engine and not in the other.

@@ -188,6 +188,8 @@ def _openvino(hint: str, threads: int) -> dict[str, str]:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": str(threads),
+            # Threads tied to a core wait for whatever else runs there: encoding, decoding.
+            "ENABLE_CPU_PINNING": "NO",
         }
     }
     return {"device_type": "CPU", "load_config": json.dumps(config)}

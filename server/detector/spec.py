@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.geometry import Float32Array, InputSpec
+from server.settings import DetectorSettings as DetectorSettings
 
 AnyArray = npt.NDArray[Any]
 Int32Array = npt.NDArray[np.int32]

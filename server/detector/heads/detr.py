@@ -120,7 +120,7 @@ def _two_outputs(facts: Facts) -> RawDetrHead | None:
             continue
         if array.shape[2] == 4 and not boxes and ("box" in name or name == "dets"):
             boxes = name
-        elif not logits and ("logit" in name or name in ("labels", "scores")):
+        elif not logits and ("logit" in name or name == "labels"):
             logits = name
     if not boxes or not logits:
         return None

@@ -9,6 +9,8 @@ from server.geometry import InputSpec
 
 FAMILY = "ssd"
 SHAPE = "scores N x (1 + classes), background first, and boxes N x 4 normalised corners"
+# Corners of boxes over the picture's edge go a little beyond 0..1.
+NORMALISED_LIMIT = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,9 @@ def recognise(facts: Facts) -> SsdHead | None:
     if not boxes or not scores:
         return None
     if facts.outputs[scores].shape[1] != facts.outputs[boxes].shape[1]:
+        return None
+    # Corners in pixels belong to heads without a background class (YOLO-NAS).
+    if float(np.abs(facts.outputs[boxes]).max(initial=0)) > NORMALISED_LIMIT:
         return None
     columns = facts.outputs[scores].shape[2]
     return SsdHead(scores, boxes, columns - 1, facts.input_wh) if columns >= 2 else None
