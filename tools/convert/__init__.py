@@ -1,0 +1,1 @@
+"""Makes the half-precision file of an ONNX detector, and proves that it answers the same."""

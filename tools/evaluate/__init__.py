@@ -1,0 +1,1 @@
+"""Accuracy and latency of detectors on labelled pictures, precision beside precision."""
