@@ -78,11 +78,11 @@ def compose(pictures: Sequence[Picture], recipe: Recipe, rng: np.random.Generato
         boxes, visible = _move(picture.boxes_xyxy, matrix, area)
         sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
         good = (visible >= VISIBLE_TARGET) & (sides >= SMALLEST_TARGET)
-        there = (visible > 0.02) & ~good
+        there = (visible > 0.0) & ~good
         targets.append((boxes[good], picture.classes[good], picture.weights[good]))
         ignored.append((boxes[there], picture.classes[there]))
         boxes, visible = _move(picture.ignored_xyxy, matrix, area)
-        ignored.append((boxes[visible > 0.02], picture.ignored_classes[visible > 0.02]))
+        ignored.append((boxes[visible > 0.0], picture.ignored_classes[visible > 0.0]))
     canvas = _recolour(canvas, recipe, rng)
     canvas = _degrade(canvas, recipe, rng)
     return Example(
@@ -136,6 +136,9 @@ def _warp(picture: Picture, matrix: npt.NDArray[np.float64], size_wh: tuple[int,
         height, width = bgr.shape[:2]
         bgr = picture.half_bgr
         matrix = matrix @ np.diag([width / bgr.shape[1], height / bgr.shape[0], 1.0])
+    # The matrix moves points of the plane; warpAffine counts from the centre of pixel 0.
+    matrix = matrix.copy()
+    matrix[:, 2] += matrix[:, :2] @ (0.5, 0.5) - 0.5
     warped = cv2.warpAffine(
         bgr,
         matrix,

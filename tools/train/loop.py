@@ -45,6 +45,8 @@ class Plan:
     batch: int = 32
     seed: int = 1
     size: int = 256
+    early_size: int = 192
+    early_share: float = 0.4
     final_size: int = 320
     final_share: float = 0.1
     warmup: int = 100
@@ -74,7 +76,16 @@ def learning_rate(step: int, plan: Plan) -> float:
 
 
 def recipe_at(step: int, plan: Plan) -> Recipe:
-    """Mostly small mosaics; the last share at the serving size, milder and with whole pictures."""
+    """Small squares first: a step costs half there, and coarse features come first anyway. The
+    last share at the serving size, milder and with whole pictures."""
+    if step < plan.steps * plan.early_share:
+        return Recipe(
+            size=plan.early_size,
+            mosaic=plan.mosaic,
+            whole=plan.whole,
+            single_scale=(0.5, 1.3),
+            mosaic_scale=(0.4, 1.0),
+        )
     if step < plan.steps * (1.0 - plan.final_share):
         return Recipe(size=plan.size, mosaic=plan.mosaic, whole=plan.whole)
     return Recipe(
