@@ -76,7 +76,6 @@ class _Head:
     first: int
     scan: int
     packets: list[AssemblyPacket] = field(default_factory=list)
-    may_grow_back: bool = False
 
 
 class FrameAssembler:
@@ -142,12 +141,19 @@ class FrameAssembler:
         """Give up what was waited for too long; returns frames that were behind it."""
         frames: list[EncodedFrame] = []
         while (deadline_ns := self.next_deadline_ns) is not None and deadline_ns <= now_ns:
-            frames += self._give_up(now_ns)
+            if self._head is None:
+                # What may be before this key frame has not come: go on without.
+                self._seek(now_ns, surely=False)
+                frames += self._release_complete(now_ns)
+            else:
+                frames += self._give_up(now_ns)
         return frames
 
     def abandon_hole(self, now_ns: int) -> list[EncodedFrame]:
         """What is missing will not be repaired: as `expire`, without waiting."""
-        return [] if self._blocked_since_ns is None else self._give_up(now_ns)
+        if self._head is None or self._blocked_since_ns is None:
+            return []
+        return self._give_up(now_ns)
 
     def reference_lost(self, rtp_timestamp: int, now_ns: int) -> list[EncodedFrame]:
         """A released frame did not reach its picture: hold until a key frame after it."""
@@ -157,7 +163,8 @@ class FrameAssembler:
         if self._head is None:
             return []
         self._freeze(now_ns, wanted_at_ns=now_ns)
-        return self._seek_in_all(now_ns)
+        self._seek(now_ns)
+        return self._release_complete(now_ns)
 
     # Sequence numbers.
 
@@ -173,7 +180,7 @@ class FrameAssembler:
         reach = sequence - self._floor
         if reach >= 2 * self._max_packets or reach < -MAX_LATE_PACKETS:
             return self._accept_restart(packet, now_ns)
-        if reach < 0 and not self._grow_head_back(packet, sequence):
+        if reach < 0:
             self.counters.packets_late += 1
             return None
         if sequence in self._packets:
@@ -203,7 +210,7 @@ class FrameAssembler:
         self._begin_at(before.sequence_number)
         self._freeze(now_ns, wanted_at_ns=now_ns)
         self._packets[before.sequence_number] = before
-        self._seek_with(before.sequence_number, before, now_ns)
+        self._seek(now_ns)
         # Unwrapped from here on: the two may lie on either side of a wrap.
         self._highest = before.sequence_number + 1
         return self._highest
@@ -215,20 +222,6 @@ class FrameAssembler:
         self._restart_candidate = None
         self._last_key_rtp_timestamp = None
 
-    def _grow_head_back(self, packet: AssemblyPacket, sequence: int) -> bool:
-        """Whether a packet is the late neighbour of a head that was found by seeking."""
-        head = self._head
-        if head is None or not head.may_grow_back or packet.payload is None:
-            return False
-        first = self._packets.get(head.first)
-        if sequence != head.first - 1 or first is None:
-            return False
-        if packet.marker or packet.rtp_timestamp != first.rtp_timestamp:
-            return False
-        self._floor = sequence
-        self._head = _Head(sequence, sequence, may_grow_back=True)
-        return True
-
     # Putting frames together.
 
     def _advance(self, sequence: int, now_ns: int) -> list[EncodedFrame]:
@@ -237,7 +230,7 @@ class FrameAssembler:
         if head is None or sequence < head.scan:
             return []
         packet = self._packets[sequence]
-        if sequence > head.scan:
+        if head.scan not in self._packets:
             # There is a hole before it; only a picture that needs nothing from it may go on.
             frozen = self._frozen_since_ns is not None
             if not (
@@ -307,7 +300,9 @@ class FrameAssembler:
     def _note_hole(self) -> None:
         """Since when there is evidence that the head lacks a packet."""
         head = self._head
-        if head is None or len(self._packets) == head.scan - head.first:
+        if head is None:
+            return
+        if len(self._packets) == head.scan - head.first:
             self._blocked_since_ns = None
             return
         self._blocked_since_ns = min(
@@ -346,59 +341,77 @@ class FrameAssembler:
         self.counters.losses += 1
         self._drop_below(head.scan + 1)
         self._freeze(now_ns, wanted_at_ns=now_ns)
-        return self._seek_in_all(now_ns)
+        self._seek(now_ns)
+        return self._release_complete(now_ns)
 
     def _seek_with(self, sequence: int, packet: AssemblyPacket, now_ns: int) -> bool:
-        """While seeking: whether the packet just added begins a frame to go on from."""
-        if packet.begins_key_frame or (
-            self._limit_passed(now_ns) and self._starts_frame(sequence, packet)
-        ):
-            self._set_head(sequence)
-            return True
-        if sequence - self._floor >= self._max_packets:
+        """While seeking: whether there is a frame to go on from, now that this packet is here."""
+        candidate_waits = self._blocked_since_ns is not None
+        if candidate_waits or packet.begins_key_frame or self._limit_passed(now_ns):
+            self._seek(now_ns)
+        elif sequence - self._floor >= self._max_packets:
             self._drop_below(sequence - self._max_packets // 2)
-        return False
+        return self._head is not None
 
-    def _seek_in_all(self, now_ns: int) -> list[EncodedFrame]:
-        """While seeking: go on from a frame that is there already, if one is."""
+    def _seek(self, now_ns: int, *, surely: bool = True) -> None:
+        """Set the head to the first key frame there is; past the limit, to the newest frame.
+
+        An H264 key frame may begin before its first slice, with parameter sets that come late.
+        It is taken when its beginning is certain, or when its deadline has passed (not `surely`).
+        """
+        self._blocked_since_ns = None
         keys = [s for s, packet in self._packets.items() if packet.begins_key_frame]
-        if keys:
-            self._set_head(min(keys))
-        elif self._limit_passed(now_ns):
-            starts = [s for s, packet in self._packets.items() if self._starts_frame(s, packet)]
-            if starts:
-                self._set_head(min(starts))
-        return self._release_complete(now_ns)
+        for sequence in sorted(keys):
+            start = self._frame_start(sequence)
+            if not surely or self._starts_surely(start):
+                self._set_head(start)
+                return
+            if self._blocked_since_ns is None:
+                self._blocked_since_ns = self._packets[sequence].received_at_ns
+        if self._limit_passed(now_ns):
+            for sequence in sorted(self._packets, reverse=True):
+                if self._starts_frame(sequence):
+                    self._set_head(sequence)
+                    return
+
+    def _frame_start(self, sequence: int) -> int:
+        """The first packet of this one's frame, as far as it is known."""
+        timestamp = self._packets[sequence].rtp_timestamp
+        while (before := self._packets.get(sequence - 1)) is not None:
+            if before.payload is None or before.marker or before.rtp_timestamp != timestamp:
+                break
+            sequence -= 1
+        return sequence
+
+    def _starts_surely(self, start: int) -> bool:
+        payload = self._packets[start].payload
+        return start - 1 in self._packets or (payload is not None and payload.starts_surely)
+
+    def _set_head(self, start: int) -> None:
+        """Go on from this frame; what is before it is dropped."""
+        self._drop_below(start)
+        self._head = _Head(start, start)
+        self._blocked_since_ns = None
 
     def _limit_passed(self, now_ns: int) -> bool:
         since_ns = self._frozen_since_ns
         return since_ns is not None and now_ns - since_ns >= self._freeze_limit_ns
 
-    def _set_head(self, start: int) -> None:
-        """Go on from the frame that this packet belongs to the beginning of."""
-        timestamp = self._packets[start].rtp_timestamp
-        while (before := self._packets.get(start - 1)) is not None:
-            if before.payload is None or before.marker or before.rtp_timestamp != timestamp:
-                break
-            start -= 1
-        self._drop_below(start)
-        self._head = _Head(start, start, may_grow_back=True)
-        self._blocked_since_ns = None
-
     def _is_later_key(self, head: _Head, packet: AssemblyPacket) -> bool:
         """Whether a key frame begins here that is not the one at the head."""
-        if not packet.begins_key_frame:
+        payload = packet.payload
+        if payload is None or not payload.starts_surely or not payload.is_key:
             return False
         first = self._packets.get(head.first)
         return first is None or first.rtp_timestamp != packet.rtp_timestamp
 
-    def _starts_frame(self, sequence: int, packet: AssemblyPacket) -> bool:
+    def _starts_frame(self, sequence: int) -> bool:
+        packet, before = self._packets[sequence], self._packets.get(sequence - 1)
         if packet.payload is None:
             return False
-        before = self._packets.get(sequence - 1)
-        if before is not None:
-            return before.marker or before.rtp_timestamp != packet.rtp_timestamp
-        return packet.payload.starts_frame
+        if before is None:
+            return packet.payload.starts_frame
+        return before.marker or before.rtp_timestamp != packet.rtp_timestamp
 
     def _drop_below(self, sequence: int) -> None:
         gone = [other for other in self._packets if other < sequence]

@@ -15,13 +15,14 @@ _STAP_A, _FU_A = 24, 28
 class Payload:
     """One packet's share of a frame.
 
-    `starts_frame` is certain for VP8; for H264 it means that a decoder may begin a picture
-    here. `is_key` says that a key frame begins here, or that this packet is part of one.
-    `picture_id` is VP8's, when sent.
+    `starts_frame` says that a picture may begin here, `starts_surely` that nothing it needs is
+    before (an H264 slice may have its parameter sets there). `is_key` says that a key frame
+    begins here, or that this packet is part of one. `picture_id` is VP8's, when sent.
     """
 
     data: bytes
     starts_frame: bool
+    starts_surely: bool
     is_key: bool
     picture_id: int | None = None
     picture_id_bits: int = 15
@@ -60,7 +61,7 @@ def _parse_vp8(payload: bytes) -> Payload:
         raise ValueError("VP8 payload ends inside its descriptor")
     starts = bool(first & 0x10) and not first & 0x0F
     is_key = starts and not payload[position] & 0x01
-    return Payload(payload[position:], starts, is_key, picture_id, picture_id_bits)
+    return Payload(payload[position:], starts, starts, is_key, picture_id, picture_id_bits)
 
 
 def _byte(payload: bytes, position: int) -> int:
@@ -74,8 +75,7 @@ def _parse_h264(payload: bytes) -> Payload:
         raise ValueError("H264 payload is shorter than 2 bytes")
     nal_type = payload[0] & 0x1F
     if 1 <= nal_type <= 23:
-        starts, is_key = _nal_flags(nal_type, payload[1])
-        return Payload(_START_CODE + payload, starts, is_key)
+        return Payload(_START_CODE + payload, *_nal_flags(nal_type, payload[1]))
     if nal_type == _FU_A:
         return _parse_fragment(payload)
     if nal_type == _STAP_A:
@@ -89,15 +89,14 @@ def _parse_fragment(payload: bytes) -> Payload:
     header = payload[1]
     nal_type = header & 0x1F
     if not header & 0x80:
-        return Payload(payload[2:], False, nal_type == _NAL_IDR)
-    starts, is_key = _nal_flags(nal_type, payload[2])
+        return Payload(payload[2:], False, False, nal_type == _NAL_IDR)
     nal_header = bytes((payload[0] & 0xE0 | nal_type,))
-    return Payload(_START_CODE + nal_header + payload[2:], starts, is_key)
+    return Payload(_START_CODE + nal_header + payload[2:], *_nal_flags(nal_type, payload[2]))
 
 
 def _parse_aggregate(payload: bytes) -> Payload:
     parts: list[bytes] = []
-    starts = is_key = False
+    starts = surely = is_key = False
     position = 1
     while position < len(payload):
         if position + 2 > len(payload):
@@ -106,19 +105,19 @@ def _parse_aggregate(payload: bytes) -> Payload:
         nal = payload[position + 2 : position + 2 + size]
         if size == 0 or len(nal) < size:
             raise ValueError("H264 aggregate ends inside a unit")
-        nal_starts, nal_is_key = _nal_flags(nal[0] & 0x1F, nal[1] if size > 1 else 0)
-        starts |= nal_starts
-        is_key |= nal_is_key
+        flags = _nal_flags(nal[0] & 0x1F, nal[1] if size > 1 else 0)
+        starts, surely, is_key = starts | flags[0], surely | flags[1], is_key | flags[2]
         parts += (_START_CODE, nal)
         position += 2 + size
     if not parts:
         raise ValueError("H264 aggregate is empty")
-    return Payload(b"".join(parts), starts, is_key)
+    return Payload(b"".join(parts), starts, surely, is_key)
 
 
-def _nal_flags(nal_type: int, second_byte: int) -> tuple[bool, bool]:
-    """Whether a picture may begin with this unit, and whether it belongs to a key frame."""
+def _nal_flags(nal_type: int, second_byte: int) -> tuple[bool, bool, bool]:
+    """`starts_frame`, `starts_surely` and `is_key` of a unit."""
     if nal_type in (_NAL_SLICE, _NAL_IDR):
         # first_mb_in_slice is the slice header's first Exp-Golomb number; a leading 1 bit is 0.
-        return bool(second_byte & 0x80), nal_type == _NAL_IDR
-    return nal_type in (_NAL_SPS, _NAL_PPS, _NAL_AUD), nal_type == _NAL_SPS
+        return bool(second_byte & 0x80), False, nal_type == _NAL_IDR
+    surely = nal_type in (_NAL_AUD, _NAL_SPS)
+    return surely or nal_type == _NAL_PPS, surely, nal_type == _NAL_SPS
