@@ -6,7 +6,7 @@ import { ServerClock } from './clock.js';
 import { Failure } from './failures.js';
 import { AgeMeter } from './latency.js';
 import { Peer } from './peer.js';
-import { getConfig, patchSession } from './signaling.js';
+import { getConfig, getSession, patchSession } from './signaling.js';
 import { LinkStats } from './stats.js';
 import { TelemetryLog } from './telemetry.js';
 
@@ -234,7 +234,10 @@ export class Call {
     const stats = new LinkStats();
     let turn = 0;
     const tick = async () => {
-      if (turn % STATS_EVERY === 0) log.addLink(stats.read(await peer.getStats()));
+      if (turn % STATS_EVERY === 0) {
+        log.addLink(stats.read(await peer.getStats()));
+        if (log.quiet) await this.#askAbout(peer.session, log, signal);
+      }
       turn += 1;
       if (signal.aborted) return;
       this.#events.telemetry(log.snapshot());
@@ -242,6 +245,16 @@ export class Call {
     };
     let timer = setTimeout(tick, TELEMETRY_MS);
     signal.addEventListener('abort', () => clearTimeout(timer));
+  }
+
+  /** @param {string} session @param {TelemetryLog} log @param {AbortSignal} signal */
+  async #askAbout(session, log, signal) {
+    try {
+      log.addSession(await getSession(session, signal));
+    } catch (error) {
+      // Without these numbers the call goes on; if the server is gone, the peer notices.
+      if (!signal.aborted && !(error instanceof Failure)) throw error;
+    }
   }
 
   /** @returns {Options} */

@@ -9,6 +9,8 @@
 //   their offset to the page clock from the quickest arrivals at the server less this browser's
 //   encode time and half a round trip (estimated), made exact by `captureTime` of the local
 //   preview where the browser has it (measured).
+// - Without a detector the server says nothing about single frames: the age is then the sum of
+//   its parts (estimated).
 // - Server's part: its own instants, brought to the page clock by ping/pong, good to half of
 //   the quickest round trip.
 // The screen's own delay after `expectedDisplayTime` and the camera's before `captureTime`
@@ -227,6 +229,7 @@ export class AgeMeter {
   /** Shown frames that have not voted yet. @type {{rtp: number, arrivedMs: number}[]} */
   #voters = [];
   #uplinkGuessMs = 5;
+  #serverGuessMs = NaN;
   #paired = true;
   #signal;
 
@@ -255,6 +258,13 @@ export class AgeMeter {
   /** @param {number} uplinkMs encode time, sending and half a round trip */
   guessUplink(uplinkMs) {
     if (Number.isFinite(uplinkMs)) this.#uplinkGuessMs = uplinkMs;
+  }
+
+  /** For a server that says nothing about single frames. @param {number} serverMs */
+  guessServer(serverMs) {
+    this.#serverGuessMs = serverMs;
+    this.#servers.add(performance.now(), serverMs);
+    this.#uplinks.add(performance.now(), this.#uplinkGuessMs);
   }
 
   /** @param {FrameMessage} message */
@@ -309,7 +319,13 @@ export class AgeMeter {
     const { expectedDisplayTime, presentationTime, receiveTime, rtpTimestamp } = metadata;
     const shownMs = Math.max(expectedDisplayTime, presentationTime);
     const arrivedMs = receiveTime || presentationTime;
-    this.#paired = rtpTimestamp !== undefined;
+    this.#paired = rtpTimestamp !== undefined && this.#messages.length > 0;
+    if (!this.#messages.length) {
+      // The sum of what is known about its parts.
+      const downlinkMs = shownMs - arrivedMs + this.#clock.rttMs / 2;
+      this.#ages.add(nowMs, this.#uplinkGuessMs + this.#serverGuessMs + downlinkMs);
+      return;
+    }
     if (rtpTimestamp === undefined) {
       // No way to tell which frame this is: the one whose sending fits best.
       const message = this.#sentNear(arrivedMs);

@@ -12,6 +12,8 @@ import { Failure } from './failures.js';
  * @property {string[]} names class names, by class id
  * @property {string} provider
  * @property {string} precision
+ * @property {{input_wh: [number, number], fallback: string}[]} [engines] `fallback` says why an
+ *   engine is not the one asked for; empty when it is
  */
 
 /**
@@ -77,6 +79,26 @@ export async function patchSession(session, options, signal) {
   const body = JSON.stringify({ options });
   const reply = await request(path, { method: 'PATCH', body }, signal);
   return (await json(reply))['options'] ?? options;
+}
+
+/**
+ * A session as the server counts it.
+ * @typedef {object} SessionStatistics
+ * @property {number} fps_in
+ * @property {number} fps_out
+ * @property {{p50?: number}} [server_ms]
+ * @property {Record<string, number>} dropped
+ */
+
+/**
+ * @param {string} session
+ * @param {AbortSignal} signal
+ * @returns {Promise<SessionStatistics>}
+ */
+export async function getSession(session, signal) {
+  const path = `sessions/${encodeURIComponent(session)}`;
+  const reply = await request(path, { method: 'GET' }, signal);
+  return /** @type {Promise<SessionStatistics>} */ (json(reply));
 }
 
 /**

@@ -6,6 +6,7 @@ import { Window } from './latency.js';
 /** @typedef {import('./latency.js').AgeMeter} AgeMeter */
 /** @typedef {import('./latency.js').AgeSnapshot} AgeSnapshot */
 /** @typedef {import('./peer.js').FrameMessage} FrameMessage */
+/** @typedef {import('./signaling.js').SessionStatistics} SessionStatistics */
 /** @typedef {import('./stats.js').LinkSnapshot} LinkSnapshot */
 
 /**
@@ -40,8 +41,9 @@ export class TelemetryLog {
   #age;
   /** @type {Map<string, Window>} */ #stages = new Map();
   /** @type {FrameMessage|null} */ #newest = null;
-  #newestAtMs = 0;
+  #newestAtMs = -Infinity;
   /** @type {LinkSnapshot|null} */ #link = null;
+  /** @type {SessionStatistics|null} */ #session = null;
 
   /** @param {AgeMeter} age */
   constructor(age) {
@@ -64,6 +66,17 @@ export class TelemetryLog {
     }
   }
 
+  /** No message for a while: without a detector there are none, or they do not get through. */
+  get quiet() {
+    return performance.now() - this.#newestAtMs > STALE_MS;
+  }
+
+  /** What stands in for messages while it is quiet. @param {SessionStatistics} session */
+  addSession(session) {
+    this.#session = session;
+    this.#age.guessServer(session.server_ms?.p50 ?? NaN);
+  }
+
   /** @param {LinkSnapshot} link */
   addLink(link) {
     this.#link = link;
@@ -74,14 +87,15 @@ export class TelemetryLog {
   /** @returns {Telemetry} */
   snapshot() {
     const nowMs = performance.now();
-    const fresh = nowMs - this.#newestAtMs < STALE_MS ? this.#newest : null;
+    const fresh = this.quiet ? null : this.#newest;
+    const session = fresh ?? this.#session;
     const link = this.#link;
     return {
       age: this.#age.snapshot(),
-      fpsIn: fresh?.fps_in ?? link?.sentFps ?? NaN,
-      fpsOut: fresh?.fps_out ?? NaN,
+      fpsIn: session?.fps_in ?? link?.sentFps ?? NaN,
+      fpsOut: session?.fps_out ?? NaN,
       dropped: {
-        ...this.#newest?.dropped,
+        ...session?.dropped,
         ...(link ? { 'lost packets': link.packetsLost, 'browser': link.framesDropped } : {}),
       },
       stagesMs: this.#stageMedians(nowMs),

@@ -144,8 +144,14 @@ export class View {
     this.#names = hello.names ?? model?.names ?? this.#names;
     this.#classes.setNames(this.#names);
     element('ribbon', HTMLElement).hidden = model !== null;
-    text('fact-model', model ? model.name : 'none: passing video through');
+    const engines = model?.engines ?? [];
+    const sizes = engines.map(({ input_wh: [width, height] }) => `${width}×${height}`);
+    const about = [model?.name, sizes.join('+')].filter(Boolean).join(' · ');
+    text('fact-model', model ? about : 'none: passing video through');
     text('fact-provider', model ? `${model.provider} · ${model.precision}` : '–');
+    const fallbacks = engines.map(({ fallback }) => fallback).filter(Boolean);
+    text('fact-fallback', fallbacks.join(' '));
+    element('fact-fallback', HTMLElement).hidden = fallbacks.length === 0;
     if (hello.codec) text('fact-video', [hello.codec, hello.encoder].filter(Boolean).join(' · '));
   }
 
@@ -398,8 +404,8 @@ export class View {
 const CAPTURE_TEXT = {
   measured: 'measured, by the capture time of your own picture',
   estimated:
-    'estimated, from the quickest arrivals at the server less encoding and half a round trip, ' +
-    'because this browser does not tell when its camera captured a frame',
+    'estimated, from arrivals at the server less encoding and half a round trip, where the ' +
+    'browser does not tell when its source captured a frame',
   unknown: 'unknown yet',
 };
 
