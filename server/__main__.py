@@ -53,6 +53,7 @@ def _serve(settings: Settings) -> int:
 
 
 async def _run(settings: Settings, detector: Detector | None) -> int:
+    stop = _stop_on_signal()
     app = make_app(settings, detector)
     runner = web.AppRunner(
         app,
@@ -76,22 +77,27 @@ async def _run(settings: Settings, detector: Detector | None) -> int:
     port = runner.addresses[0][1]
     for line in report_lines(settings, detector.reports() if detector else (), port):
         print(line, flush=True)
-    await _wait_stop_signal()
+    await stop.wait()
     print("Stopping", flush=True)
     await runner.cleanup()
     return 0
 
 
-async def _wait_stop_signal() -> None:
-    """Until SIGINT or SIGTERM; a second one ends the process at once."""
+def _stop_on_signal() -> asyncio.Event:
+    """Set by the first SIGINT or SIGTERM; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_DFL)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def stop_once() -> None:
+        stop.set()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in numbers:
+        loop.add_signal_handler(number, stop_once)
+    return stop
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

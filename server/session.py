@@ -283,9 +283,11 @@ class Session:
             class_ids = self._class_ids(options)
             shown = detections.select(options.confidence, class_ids)
             self._newest = (frame, shown)
-            self._call_soon(self._send_detections, frame, shown)
         if options.mode == "exact":
+            # The picture first: the message follows once its last packet has left.
             self._hand_out(frame, shown, 1.0)
+        elif shown is not None:
+            self._call_soon(self._send_detections, frame, shown, frame.stamps)
 
     def _hand_out(self, frame: Frame, detections: Detections | None, opacity: float) -> None:
         """On either thread: a picture for the outgoing track."""
@@ -299,21 +301,23 @@ class Session:
         )
         self._call_soon(self._outgoing.offer, picture)
 
-    def _on_sent(self, stamps: Stamps) -> None:
+    def _on_sent(self, picture: OutgoingPicture, stamps: Stamps) -> None:
         """On the loop, after a picture's last packet."""
         self._frames_out += 1
         self._frames_out_rate.add(stamps.sent_at_ns)
         self._last_sent = stamps
         self._server_ms.add_ms(ns_to_ms(stamps.sent_at_ns - stamps.received_at_ns))
         self._frame_sink.record(stamps)
+        if picture.detections is not None and stamps.boxed_at_ns:
+            self._send_detections(picture.frame, picture.detections, stamps)
 
-    def _send_detections(self, frame: Frame, detections: Detections) -> None:
-        """On the loop. Stages up to the boxes are this frame's; the later ones, and `server_ms`,
-        are those of the last picture that left, because this one has not yet."""
+    def _send_detections(self, frame: Frame, detections: Detections, stamps: Stamps) -> None:
+        """On the loop. In `exact` the picture has left and every stage is this frame's own; in
+        `smooth` pictures do not wait for boxes, so the later stages are those of the last one."""
         last = self._last_sent
         at_ns = now_ns()
-        age_ns = at_ns - frame.stamps.received_at_ns
-        stages_ms = {**last.stages_ms(), **frame.stamps.stages_ms()}
+        age_ns = at_ns - stamps.received_at_ns
+        stages_ms = {**last.stages_ms(), **stamps.stages_ms()}
         self._channel.send(
             {
                 "stream": self.id,
@@ -324,7 +328,7 @@ class Session:
                 "boxes": detections.to_rows(),
                 "stages_ms": {name: round(value, 3) for name, value in stages_ms.items()},
                 "server_ms": round(ns_to_ms(last.sent_at_ns - last.received_at_ns), 3),
-                "received_server_ms": round(frame.stamps.received_at_ns / NS_PER_MS, 3),
+                "received_server_ms": round(stamps.received_at_ns / NS_PER_MS, 3),
                 "sent_server_ms": round(last.sent_at_ns / NS_PER_MS, 3),
                 "fps_in": round(self._frames_in_rate.per_second(at_ns), 1),
                 "fps_out": round(self._frames_out_rate.per_second(at_ns), 1),

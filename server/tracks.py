@@ -35,7 +35,7 @@ class OutgoingPicture:
     names: Sequence[str]
     opacity: float
     painter: Painter
-    on_sent: Callable[["Stamps"], None]
+    on_sent: Callable[["OutgoingPicture", "Stamps"], None]
     handed_out_at_ns: int = 0
     drawn_at_ns: int = 0
 
@@ -50,15 +50,14 @@ class OutgoingPicture:
 
     def sent(self, encode_started_at_ns: int, encoded_at_ns: int, sent_at_ns: int) -> None:
         """The last packet has left. On the loop."""
-        self.on_sent(
-            replace(
-                self.frame.stamps,
-                handed_out_at_ns=self.handed_out_at_ns,
-                drawn_at_ns=self.drawn_at_ns,
-                encoded_at_ns=encoded_at_ns,
-                sent_at_ns=sent_at_ns,
-            )
+        stamps = replace(
+            self.frame.stamps,
+            handed_out_at_ns=self.handed_out_at_ns,
+            drawn_at_ns=self.drawn_at_ns,
+            encoded_at_ns=encoded_at_ns,
+            sent_at_ns=sent_at_ns,
         )
+        self.on_sent(self, stamps)
 
 
 class OutgoingVideoTrack(MediaStreamTrack):

@@ -1,0 +1,145 @@
+"""The server as its own process: start, refusals at start, signals, and a peer that is killed."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession
+
+from tests.fakes import FakeDetector
+from tests.serving import changed, serving, until
+
+pytestmark = pytest.mark.loopback
+
+ROOT = Path(__file__).parents[1]
+DEADLINE_S = 30.0
+
+
+@asynccontextmanager
+async def server_process(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    """A server on a free port and its address; killed if the test leaves it running."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "server", "--port", "0", *arguments,
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(DEADLINE_S):
+            first = (await process.stdout.readline()).decode()
+        found = re.search(r"http://\S+", first)
+        assert found, first
+        yield process, found[0].rstrip("/")
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+def run_server(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S,
+        env={**os.environ, **environment}, check=False,
+    )  # fmt: skip
+
+
+async def test_it_says_what_runs_and_stops_in_order_on_sigterm() -> None:
+    async with server_process() as (process, url):
+        async with ClientSession() as http, http.get(f"{url}/healthz") as reply:
+            assert reply.status == 200
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(DEADLINE_S):
+            output, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    text = output.decode()
+    assert "detector" in text
+    assert "no STUN or TURN is asked" in text
+    assert text.rstrip().endswith("Stopping")
+
+
+async def test_sigint_stops_as_well() -> None:
+    async with server_process() as (process, _):
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(DEADLINE_S):
+            await process.communicate()
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--port", "99999"], ["--port", "99999", "0 to 65535"]),
+        (["--model", "nowhere.onnx"], ["nowhere.onnx"]),
+        (["--model", "README.md"], ["README.md"]),
+        (["--video-codecs", "AV1"], ["video_codecs", "AV1"]),
+        (["--config", "nowhere.yaml"], ["config", "nowhere.yaml"]),
+    ],
+)
+def test_a_wrong_start_is_one_clear_line_and_exit_code_2(
+    arguments: list[str], told: list[str]
+) -> None:
+    result = run_server(*arguments)
+    assert result.returncode == 2, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith("sightline:")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for part in told:
+        assert part in lines[0]
+
+
+def test_a_taken_port_is_one_clear_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = run_server("--port", str(port))
+    assert result.returncode == 2
+    assert f"127.0.0.1:{port}" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_variables_set_what_flags_do() -> None:
+    result = run_server(SIGHTLINE_PORT="none")
+    assert result.returncode == 2
+    assert "SIGHTLINE_PORT: port: 'none'" in result.stderr
+
+
+def test_doctor_tells_what_would_run_and_fails_when_it_would_not() -> None:
+    good = run_server("doctor", "--json", "--port", "0")
+    assert good.returncode == 0, good.stderr
+    assert '"h264_encoder"' in good.stdout.splitlines()[-1]
+    bad = run_server("doctor", "--model", "nowhere.onnx", "--port", "0")
+    assert bad.returncode == 1
+    assert "PROBLEM" in bad.stderr
+
+
+async def test_a_killed_peer_is_noticed_and_freed() -> None:
+    settings = changed(session={"stale_after_s": 0.5, "silent_timeout_s": 2.0})
+    async with serving(FakeDetector(), settings) as server:
+        peer = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.vanishing_peer", server.url,
+            cwd=ROOT, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert peer.stdout is not None
+        async with asyncio.timeout(DEADLINE_S):
+            assert await peer.stdout.readline() == b"live\n"
+        peer.kill()
+        await peer.communicate()
+        states: set[str] = set()
+
+        def freed() -> bool:
+            sessions = server.registry.statistics().sessions
+            states.update(session.state for session in sessions)
+            return not sessions
+
+        await until(freed)
+        assert "stale" in states
+        assert server.registry.statistics().ended == {"peer fell silent": 1}
