@@ -302,7 +302,7 @@ export class View {
       help.hidden = !open;
       button.setAttribute('aria-expanded', String(open));
     };
-    button.addEventListener('click', () => set(help.hidden));
+    button.addEventListener('click', () => set(Boolean(help.hidden)));
     document.addEventListener('keydown', (event) => {
       if (event.key === 'Escape') set(false);
     });
