@@ -23,11 +23,11 @@ serve: ## Start the server, http://127.0.0.1:8080
 	@exec $(RUN) -m server $(ARGS)
 
 test: ## Format, lint, types and all tests; ARGS goes to pytest
-	@$(SETUP) --extras dev --for-tests
+	@$(SETUP) --extras "dev $(EXTRAS)" --for-tests
 	@$(RUN) -m tools.check --tests -- $(ARGS)
 
 check: ## Format, lint and types only
-	@$(SETUP) --extras dev --for-tests
+	@$(SETUP) --extras "dev $(EXTRAS)" --for-tests
 	@$(RUN) -m tools.check
 
 bench: ## Measure glass to glass; ARGS="glass --clients 3", ARGS=--help
