@@ -13,6 +13,7 @@ from server.call_options import CallOptions
 from server.detector.load import load_detector
 from server.inference import Detector, InferenceWorker
 from server.metrics import MetricsPage
+from server.model_change import ModelChanger, model_folders
 from server.registry import Registry
 from server.rtc.encoders.probe import choose_h264
 from server.rtc.options import IceServer, RtcOptions
@@ -94,7 +95,13 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
 
     registry = Registry(settings.session, make_session)
     status = Status(registry, inference, frames, loop_lag)
-    signaling = Signaling(settings, registry, status, MetricsPage(status.statistics), web_root())
+    loader = ThreadPoolExecutor(1, thread_name_prefix="load")
+    changer = ModelChanger(
+        settings.detector, load_detector, inference, loader, model_folders(settings.detector)
+    )
+    signaling = Signaling(
+        settings, registry, status, MetricsPage(status.statistics), changer, web_root()
+    )
     app[SIGNALING] = signaling
     app.add_routes(signaling.routes())
 
@@ -109,6 +116,7 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
         stopped = await asyncio.to_thread(inference.stop, settings.session.close_timeout_s)
         if not stopped:
             logger.warning("The detector still hangs; leaving its thread behind")
+        loader.shutdown(wait=False, cancel_futures=True)
         encoders.shutdown(wait=False, cancel_futures=True)
 
     app.cleanup_ctx.append(parts)

@@ -8,6 +8,7 @@ detector that raises costs boxes, never video: the frame is published without an
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -42,6 +43,14 @@ class Detector(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Handover:
+    """A detector on its way to the inference thread."""
+
+    detector: Detector
+    adopted: Future[None]
+
+
 Publish = Callable[[Frame, Detections | None], None]
 """Called on the inference thread; None for the detections when the detector failed."""
 
@@ -69,7 +78,7 @@ class InferenceWorker:
         self._lock = threading.Lock()
         self._publish_by_key: dict[str, Publish] = {}
         self._detector = detector
-        self._next_detector: Detector | None = None
+        self._handover: _Handover | None = None
         self._names = detector.names if detector else ()
         self._engines = detector.reports() if detector else ()
         self._busy_since_ns = 0
@@ -117,15 +126,17 @@ class InferenceWorker:
         replaced = self._mailbox.put(key, frame)
         return Submission.REPLACED if replaced else Submission.WAITING
 
-    def replace(self, detector: Detector) -> None:
-        """Hand over a loaded and warmed detector; it takes over between two frames."""
+    def replace(self, detector: Detector) -> Future[None]:
+        """Hand over a loaded and warmed detector; it takes over between two frames, which the
+        future tells. One that waits already is dropped for the newer one."""
+        handover = _Handover(detector, Future())
         with self._lock:
-            unused, self._next_detector = self._next_detector, detector
+            unused, self._handover = self._handover, handover
         if unused is not None:
-            unused.close()
-        if self._detector is None:
-            # The thread waits for frames that nobody submits without a detector.
-            self._adopt()
+            unused.detector.close()
+            unused.adopted.cancel()
+        self._mailbox.nudge()
+        return handover.adopted
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -153,28 +164,29 @@ class InferenceWorker:
             return "stalled"
         return "failing" if self._failures_in_row >= FAILURES_TO_TRIP else "running"
 
-    def _adopt(self) -> None:
-        """Let the waiting detector take over. Inference thread, or before it had a detector."""
-        with self._lock:
-            detector, self._next_detector = self._next_detector, None
-            if detector is None:
-                return
-            previous, self._detector = self._detector, detector
-            self._names = detector.names
-            self._engines = detector.reports()
-            self._failures_in_row = 0
-            self._swaps += 1
+    def _adopt(self, handover: "_Handover") -> None:
+        """Let the new detector take over. Inference thread."""
+        previous, self._detector = self._detector, handover.detector
+        self._names = handover.detector.names
+        self._engines = handover.detector.reports()
+        self._failures_in_row = 0
+        self._swaps += 1
         if previous is not None:
             previous.close()
+        if handover.adopted.set_running_or_notify_cancel():
+            handover.adopted.set_result(None)
 
     def _run(self) -> None:
-        while batch := self._mailbox.take(self._batch_limit()):
-            if self._next_detector is not None:
-                self._adopt()
+        while (batch := self._mailbox.take(self._batch_limit())) is not None:
+            with self._lock:
+                handover, self._handover = self._handover, None
+            if handover is not None:
+                self._adopt(handover)
             # Read after the wait: the first detector may have come meanwhile.
             detector = self._detector
-            assert detector is not None, "frames are submitted only to a detector"
-            self._serve(detector, batch)
+            if batch:
+                assert detector is not None, "frames are submitted only to a detector"
+                self._serve(detector, batch)
         if self._detector is not None:
             self._detector.close()
 

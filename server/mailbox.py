@@ -36,6 +36,7 @@ class Mailbox(Generic[KeyT, ItemT]):
         self._turns: dict[KeyT, ItemT | None] = {}
         self._waiting = 0
         self._closed = False
+        self._nudged = False
         self._put = 0
         self._taken = 0
         self._dropped_replaced = 0
@@ -57,16 +58,17 @@ class Mailbox(Generic[KeyT, ItemT]):
                 self._condition.notify()
             return replaced
 
-    def take(self, limit: int = 1) -> list[tuple[KeyT, ItemT]]:
+    def take(self, limit: int = 1) -> list[tuple[KeyT, ItemT]] | None:
         """Wait for something and take up to `limit` items, never two of one key.
 
-        An empty list means the mailbox is closed.
+        None means the mailbox is closed; an empty list, that the taker was nudged.
         """
         with self._condition:
-            while not self._waiting and not self._closed:
+            while not self._waiting and not self._closed and not self._nudged:
                 self._condition.wait()
             if self._closed:
-                return []
+                return None
+            self._nudged = False
             served: list[tuple[KeyT, ItemT]] = []
             for key, item in self._turns.items():
                 if item is not None:
@@ -87,6 +89,12 @@ class Mailbox(Generic[KeyT, ItemT]):
             if self._turns.pop(key, None) is not None:
                 self._waiting -= 1
                 self._dropped_closed += 1
+
+    def nudge(self) -> None:
+        """Wake the taker though there may be nothing for it."""
+        with self._condition:
+            self._nudged = True
+            self._condition.notify()
 
     def close(self) -> None:
         """Wake the taker for good; what waits is dropped and counted."""

@@ -16,12 +16,14 @@ from aiohttp import web
 from server import __version__
 from server.errors import (
     MalformedError,
+    ModelError,
     RequestError,
     TooLargeError,
     UnavailableError,
     UnsupportedTypeError,
 )
 from server.metrics import CONTENT_TYPE, MetricsPage
+from server.model_change import ModelChanger
 from server.offer import parse_offer
 from server.registry import Registry
 from server.settings import MODES, Settings
@@ -52,6 +54,7 @@ class Signaling:
     registry: Registry
     status: Status
     metrics: MetricsPage
+    model_changer: ModelChanger
     web_root: Path
 
     def routes(self) -> list[web.AbstractRouteDef]:
@@ -62,6 +65,8 @@ class Signaling:
             web.patch("/sessions/{id}", self.update_session),
             web.delete("/sessions/{id}", self.end_session),
             web.get("/api/client-config", self.client_config),
+            web.get("/api/models", self.models),
+            web.put("/api/model", self.change_model),
             web.get("/api/stats", self.stats),
             web.get("/healthz", self.healthz),
             web.get("/readyz", self.readyz),
@@ -102,6 +107,26 @@ class Signaling:
     async def end_session(self, request: web.Request) -> web.Response:
         await self.registry.end(request.match_info["id"])
         return web.json_response({"ended": True})
+
+    # --- the detector ---
+
+    async def models(self, request: web.Request) -> web.Response:
+        """The models that could run now, and the one that does."""
+        choices = [
+            {"name": choice.name, "licence": choice.licence}
+            for choice in self.model_changer.choices()
+        ]
+        running = model_json(self.status.statistics().inference)
+        return web.json_response({"models": choices, "running": running})
+
+    async def change_model(self, request: web.Request) -> web.Response:
+        """`PUT /api/model`: another detector from the next frame on, without ending a call."""
+        body = await self._json(request)
+        name = body.get("model") if isinstance(body, dict) else None
+        if not isinstance(name, str) or not name or len(name) > 400 or set(body) != {"model"}:
+            raise MalformedError("body: not a JSON object with model, a name of /api/models")
+        await self.model_changer.change(name.split("+"))
+        return web.json_response({"model": model_json(self.status.statistics().inference)})
 
     # --- what is known ---
 
@@ -193,6 +218,8 @@ async def refuse_honestly(request: web.Request, handler: Handler) -> web.StreamR
     """Errors to HTTP, and the security headers, on every answer."""
     try:
         response = await handler(request)
+    except ModelError as error:
+        response = _problem(422, "The model cannot be used", str(error))
     except UnavailableError as error:
         response = _problem(error.status, error.title, str(error))
         response.headers["Retry-After"] = str(error.retry_after_s)

@@ -3,17 +3,27 @@
 import asyncio
 import threading
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
 
+from server.app import make_detector
 from server.overlay import PALETTE_YUV
+from tests.detector.graphs import write_model
 from tests.fakes import FakeDetector, grey_video_frame
 from tests.serving import Caller, NumberedTrack, Serving, calling, changed, serving, until
 
 pytestmark = pytest.mark.loopback
+
+
+def write_one_box_model(path: Path, name: str) -> None:
+    """A graph that finds one box of class `name` in whatever it is shown."""
+    rows = np.zeros((1, 30, 6), np.float32)
+    rows[0, 0] = (10, 10, 40, 40, 0.9, 0)
+    write_model(path, {"output0": rows}, metadata={"names": f"{{0: '{name}'}}"})
 
 
 def box_luma(frame: av.VideoFrame) -> tuple[float, float]:
@@ -371,3 +381,35 @@ async def test_health_index_config_and_metrics_answer() -> None:
 
 def test_the_fake_camera_is_grey() -> None:
     assert grey_video_frame(32, 16).to_ndarray(format="gray").std() == 0
+
+
+async def test_another_model_takes_over_without_ending_the_call(tmp_path: Path) -> None:
+    """The real loader on tiny graphs: a good one swaps in, a broken one leaves all as it was."""
+    write_one_box_model(tmp_path / "first.onnx", "first")
+    write_one_box_model(tmp_path / "second.onnx", "second")
+    (tmp_path / "broken.onnx").write_bytes(b"not a graph")
+    settings = changed(detector={"model": str(tmp_path / "first.onnx"), "parity": False})
+    async with serving(make_detector(settings), settings) as server, calling(server) as caller:
+        await caller.message(lambda message: bool(message.get("boxes")))
+        async with server.http.get(f"{server.url}/api/models") as reply:
+            listed = await reply.json()
+        assert {"first", "second", "broken"} <= {row["name"] for row in listed["models"]}
+        assert listed["running"]["names"] == ["first"]
+        url = f"{server.url}/api/model"
+        for body, status in (
+            ({"model": "broken"}, 422),
+            ({"model": "../etc/passwd"}, 404),
+            ({"model": str(tmp_path / "second.onnx")}, 404),
+            ({"model": 1}, 400),
+            ({"model": "second", "x": 1}, 400),
+        ):
+            async with server.http.put(url, json=body) as reply:
+                assert reply.status == status, body
+        assert (await server.stats())["model"]["names"] == ["first"]
+        async with server.http.put(url, json={"model": "second"}) as reply:
+            assert reply.status == 200, await reply.text()
+            assert (await reply.json())["model"]["names"] == ["second"]
+        await caller.message(lambda message: bool(message.get("boxes")))
+        statistics = await server.stats()
+        assert statistics["inference"]["swaps"] == 1
+        assert len(statistics["sessions"]) == 1

@@ -167,14 +167,15 @@ def test_a_new_detector_takes_over_between_two_frames() -> None:
     worker.start()
     worker.submit("a", decoded_frame(0))
     inbox.wait()
-    worker.replace(new)
-    worker.submit("a", decoded_frame(1))
-    assert inbox.wait()[1] is not None
+    worker.replace(new).result(DEADLINE_S)
     assert worker.names == ("new",)
     assert old.closed
+    worker.submit("a", decoded_frame(1))
+    assert inbox.wait()[1] is not None
     assert new.batches == [1]
     assert worker.statistics().swaps == 1
     assert worker.stop(DEADLINE_S)
+    assert new.closed
 
 
 def test_the_first_detector_may_come_later() -> None:
@@ -182,10 +183,28 @@ def test_the_first_detector_may_come_later() -> None:
     worker = InferenceWorker(None)
     worker.attach("a", inbox)
     worker.start()
-    worker.replace(FakeDetector())
+    worker.replace(FakeDetector()).result(DEADLINE_S)
     assert worker.submit("a", decoded_frame()) is Submission.WAITING
     assert inbox.wait()[1] is not None
     assert worker.stop(DEADLINE_S)
+
+
+def test_a_detector_that_was_never_adopted_gives_way_to_a_newer_one() -> None:
+    busy, second, third, inbox = FakeDetector(), FakeDetector(), FakeDetector(), Inbox()
+    busy.go_on.clear()
+    worker = InferenceWorker(busy)
+    worker.attach("a", inbox)
+    worker.start()
+    worker.submit("a", decoded_frame(0))
+    assert busy.entered.wait(DEADLINE_S)
+    waiting = worker.replace(second)
+    adopted = worker.replace(third)
+    assert waiting.cancelled()
+    assert second.closed
+    busy.go_on.set()
+    adopted.result(DEADLINE_S)
+    assert worker.stop(DEADLINE_S)
+    assert third.closed
 
 
 def test_publishing_happens_outside_the_lock() -> None:

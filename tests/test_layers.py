@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("worker", ("inference",)),
     ("media", ("tracks",)),
     ("peer", ("session",)),
-    ("peers", ("registry",)),
+    ("peers", ("registry", "model_change")),
     ("state", ("status",)),
     ("records", ("metrics",)),
     ("edge", ("signaling",)),

@@ -23,7 +23,7 @@ def test_turns_are_fair_when_one_session_is_always_faster() -> None:
         mailbox.put(key, 0)
     served = []
     for turn in range(9):
-        [(key, _)] = mailbox.take()
+        [(key, _)] = mailbox.take() or []
         served.append(key)
         for _ in range(5):
             mailbox.put("a", turn)
@@ -36,7 +36,7 @@ def test_a_batch_holds_at_most_one_frame_of_a_session() -> None:
     for value in range(3):
         mailbox.put("a", value)
         mailbox.put("b", value)
-    assert sorted(mailbox.take(limit=8)) == [("a", 2), ("b", 2)]
+    assert sorted(mailbox.take(limit=8) or []) == [("a", 2), ("b", 2)]
     assert mailbox.statistics().waiting == 0
 
 
@@ -61,15 +61,24 @@ def test_removing_a_session_drops_and_counts_its_frame() -> None:
 
 def test_close_wakes_the_taker_and_refuses_what_comes_later() -> None:
     mailbox: Mailbox[str, int] = Mailbox()
-    taken: list[list[tuple[str, int]]] = []
+    taken: list[list[tuple[str, int]] | None] = []
     thread = threading.Thread(target=lambda: taken.append(mailbox.take()))
     thread.start()
     mailbox.close()
     thread.join(5)
     assert not thread.is_alive()
-    assert taken == [[]]
+    assert taken == [None]
     assert mailbox.put("a", 1) is False
     assert mailbox.statistics().dropped_closed == 1
+
+
+def test_a_nudge_wakes_the_taker_once_with_nothing() -> None:
+    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox.nudge()
+    assert mailbox.take() == []
+    mailbox.nudge()
+    mailbox.put("a", 1)
+    assert mailbox.take() == [("a", 1)]
 
 
 def test_every_frame_put_from_many_threads_is_taken_or_counted() -> None:

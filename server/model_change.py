@@ -1,0 +1,106 @@
+"""Another detector while calls run: load, warm and check it beside the running one, then swap.
+
+Only models that are already on this machine and in the list of `choices` can be chosen, by
+name: no caller can make the server open a path of its liking. A model that fails to load leaves
+the old one running.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from server.errors import NotFoundError, UnavailableError
+from server.inference import Detector
+from server.model_registry import DEFAULT_CACHE_DIR, REGISTRY
+from server.settings import DetectorSettings
+
+ADOPTION_TIMEOUT_S = 5.0
+RETRY_AFTER_S = 5
+
+
+class Adopts(Protocol):
+    """The inference worker, as far as a change needs it."""
+
+    def replace(self, detector: Detector) -> Future[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model that could run now."""
+
+    name: str
+    licence: str
+    """Empty where nobody recorded it."""
+
+
+class ModelChanger:
+    """One change at a time; on the loop. `executor` loads, so that no other work waits for it."""
+
+    def __init__(
+        self,
+        settings: DetectorSettings,
+        load: Callable[[DetectorSettings], Detector],
+        worker: Adopts,
+        executor: Executor,
+        folders: tuple[Path, ...],
+    ) -> None:
+        self._settings = settings
+        self._load = load
+        self._worker = worker
+        self._executor = executor
+        self._folders = folders
+        self._changing = False
+
+    def choices(self) -> tuple[ModelChoice, ...]:
+        """What `change` accepts, by name. Looks at a few folders; quick."""
+        licences = {entry.file_name: entry.licence for entry in REGISTRY}
+        return tuple(
+            ModelChoice(name, licences.get(path.name, ""))
+            for name, path in sorted(self._files().items())
+        )
+
+    async def change(self, names: list[str]) -> None:
+        """Run these models together from the next frame on."""
+        files = self._files()
+        for name in names:
+            if name not in files:
+                known = ", ".join(sorted(files)) or "none"
+                raise NotFoundError(f"model: {name[:60]!r} is not on this machine; known: {known}")
+        if self._changing:
+            raise UnavailableError("model: another one is being loaded", RETRY_AFTER_S)
+        self._changing = True
+        try:
+            model = "+".join(str(files[name]) for name in names)
+            loop = asyncio.get_running_loop()
+            detector = await loop.run_in_executor(
+                self._executor, self._load, replace(self._settings, model=model)
+            )
+            adopted = self._worker.replace(detector)
+            try:
+                async with asyncio.timeout(ADOPTION_TIMEOUT_S):
+                    await asyncio.wrap_future(adopted)
+            except TimeoutError:
+                raise UnavailableError(
+                    "model: loaded, but the running one does not let go of its frame", RETRY_AFTER_S
+                ) from None
+        finally:
+            self._changing = False
+
+    def _files(self) -> dict[str, Path]:
+        return {
+            path.stem: path
+            for folder in self._folders
+            if folder.is_dir()
+            for path in sorted(folder.glob("*.onnx"))
+        }
+
+
+def model_folders(settings: DetectorSettings) -> tuple[Path, ...]:
+    """Where models to choose from lie: the cache, `models/`, and beside the model of the start."""
+    cache = Path(settings.cache_dir or DEFAULT_CACHE_DIR).expanduser()
+    named = [Path(part).expanduser() for part in settings.model.split("+") if part]
+    beside = [path.parent for path in named if path.is_file()]
+    return tuple(dict.fromkeys([cache, DEFAULT_CACHE_DIR.parent, *beside]))
