@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 import logging
 import os
+import signal
+import threading
 from pathlib import Path
 
 import cv2
@@ -101,7 +103,11 @@ def train(options: argparse.Namespace) -> None:
         weights = torch.load(options.start_from, map_location=device, weights_only=True)
         trainer.network.load_state_dict(weights["average"])
         trainer.average.load_state_dict(weights["average"])
-    run(trainer, options.out, options.evaluate, options.copy_to, options.stop_at)
+    # Asked to end, the run finishes its step and writes its state.
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    run(trainer, options.out, options.evaluate, options.copy_to, options.stop_at, stop)
 
 
 def main() -> None:
