@@ -38,7 +38,9 @@ def refusal(name: str) -> str:
         picture = VideoFrame(256, 256, "yuv420p")
         picture.pts = 0
         packets = codec.encode(picture) + codec.encode(None)
-    except (FFmpegError, ValueError) as error:
+    except FFmpegError as error:
+        return f"{name}: {error.strerror or error}"
+    except ValueError as error:
         return f"{name}: {error}"
     return "" if packets else f"{name}: gave no packet for a test picture"
 

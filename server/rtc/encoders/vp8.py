@@ -65,7 +65,15 @@ def packetise(bitstream: bytes, picture_id: int, limit: int = PAYLOAD_MAX) -> tu
 class Vp8Encoder:
     """A `VideoEncoder`. A change of picture size opens the codec anew, with a key frame."""
 
-    def __init__(self, min_bps: int, max_bps: int, cpus: int, first_picture_id: int) -> None:
+    def __init__(
+        self,
+        min_bps: int,
+        max_bps: int,
+        cpus: int,
+        first_picture_id: int = 0,
+        cpu_used: int = CPU_USED,
+    ) -> None:
+        self._cpu_used = cpu_used
         self._min_bps = min_bps
         self._max_bps = max_bps
         self._cpus = cpus
@@ -122,7 +130,7 @@ class Vp8Encoder:
         codec.thread_count = threads_for(size_wh, self._cpus)
         codec.options = {
             "deadline": "realtime",
-            "cpu-used": str(CPU_USED),
+            "cpu-used": str(self._cpu_used),
             "lag-in-frames": "0",
             "error-resilient": "0",
             # The three rates equal: constant rate.
