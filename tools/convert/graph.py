@@ -199,12 +199,14 @@ def subgraphs(node: NodeProto) -> list[GraphProto]:
 
 def outer_names(graph: GraphProto) -> set[str]:
     """Every name read inside the bodies of control-flow nodes."""
-    names: set[str] = set()
-    for node in graph.node:
-        for body in subgraphs(node):
-            names |= {name for inner in body.node for name in inner.input}
-            names |= {value.name for value in body.output} | outer_names(body)
-    return names
+    bodies = [body for node in graph.node for body in subgraphs(node)]
+    return set().union(*(body_names(body) for body in bodies))
+
+
+def body_names(body: GraphProto) -> set[str]:
+    """Every name that a body reads or gives out, at any depth."""
+    names = {name for node in body.node for name in node.input}
+    return names | {value.name for value in body.output} | outer_names(body)
 
 
 def _one_line(error: BaseException) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from tools.convert.graph import drop_unused_initializers, subgraphs
+from tools.convert.graph import body_names, drop_unused_initializers, subgraphs
 
 HALF_MAX = float(np.finfo(np.float16).max)
 HALF_TINY = float(np.finfo(np.float16).smallest_subnormal)
@@ -358,7 +358,8 @@ def _rewrite(
             if kinds.get(name) == TensorProto.FLOAT and name:
                 node.input[position] = in_full(name) if position in pinned else in_half(name)
         for body in subgraphs(node):
-            _rename_outer(body, {n: in_full(n) for n in half_names if n not in full_names})
+            read = [name for name in body_names(body) if name in half_names or name in full_names]
+            _rename_outer(body, {name: in_full(name) for name in read})
         new_nodes.append(node)
         for name in node.output:
             if kinds.get(name) == TensorProto.FLOAT:
