@@ -83,6 +83,8 @@ def open_session(way: Way, dimensions: Mapping[str, int]) -> Any:
     for name, value in dimensions.items():
         options.add_free_dimension_override_by_name(name, value)
     name, provider_options = way.ort_provider
+    if name not in ort.get_available_providers():
+        raise ModelError(f"{way.path.name}: {way.provider}: not part of this onnxruntime")
     try:
         session = ort.InferenceSession(str(way.path), options, providers=[(name, provider_options)])
     except ORT_ERRORS as error:

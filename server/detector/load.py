@@ -35,7 +35,7 @@ from server.detector.parity import (
     cache_key,
     compare,
 )
-from server.detector.providers import Host, ModelFile, Way, ways_to_run
+from server.detector.providers import Host, ModelFile, ways_to_run
 from server.detector.recognise import recognise
 from server.detector.sidecar import apply_input, check_input, literal, read_sidecar
 from server.detector.spec import (

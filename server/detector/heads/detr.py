@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.detector.heads.grids import strides_for
+from server.detector.heads.grids import is_grid
 from server.detector.spec import AnyArray, Candidates, Facts, Tensors
 from server.geometry import InputSpec, cxcywh_to_xyxy
 
@@ -148,7 +148,9 @@ def _joined(facts: Facts) -> RawDetrHead | None:
     if facts.family != FAMILY and (
         count > MAX_QUERIES
         or count <= columns
-        or strides_for(facts.input_wh, count) is not None
+        or is_grid(facts.input_wh, count)
+        # A YOLOv8 with more classes than cells, either way up.
+        or is_grid(facts.input_wh, columns)
         or (facts.names is not None and len(facts.names) != columns - 4)
     ):
         return None

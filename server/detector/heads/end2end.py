@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.detector.heads.grids import strides_for
+from server.detector.heads.grids import is_grid
 from server.detector.spec import Candidates, Facts, Tensors
 from server.geometry import InputSpec
 
@@ -43,8 +43,7 @@ def recognise(facts: Facts) -> EndToEndHead | None:
     )
     count = output.shape[1]
     # One class and six columns is also what YOLOX and YOLOv5 give: their row counts tell.
-    of_grid = any(strides_for(facts.input_wh, count, per_cell) for per_cell in (1, 3))
-    if not named and (of_grid or count > MAX_ROWS or len(facts.outputs) > 1):
+    if not named and (is_grid(facts.input_wh, count) or count > MAX_ROWS or len(facts.outputs) > 1):
         return None
     class_count = 0 if facts.names is None else len(facts.names)
     return EndToEndHead(name, class_count, facts.family or FAMILY)

@@ -21,6 +21,20 @@ def strides_for(input_wh: tuple[int, int], count: int, per_cell: int = 1) -> tup
     return None
 
 
+def is_grid(input_wh: tuple[int, int], count: int) -> bool:
+    """Whether a row count is that of a usual grid, one or three boxes a cell.
+
+    Grids without stride 8 are left out: at 320 x 192 theirs is 300, the usual number of
+    finished boxes.
+    """
+    return any(
+        per_cell * cell_count(input_wh, strides) == count
+        for strides in STRIDE_SETS
+        for per_cell in (1, 3)
+        if 8 in strides
+    )
+
+
 def cells(input_wh: tuple[int, int], strides: tuple[int, ...]) -> tuple[Float32Array, Float32Array]:
     """Column and row (N, 2) of every cell and its stride (N, 1), level after level."""
     places, sizes = [], []

@@ -11,6 +11,7 @@ from server.geometry import Float32Array, InputSpec, cxcywh_to_xyxy
 FAMILY = "yunet"
 SHAPE = "outputs cls_8 obj_8 bbox_8 kps_8 and the same for 16 and 32"
 STRIDES = (8, 16, 32)
+LANDMARKS = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +35,7 @@ class YuNetHead:
         box = joined("bbox")[kept]
         size = np.exp(np.minimum(box[:, 2:], 20)) * stride
         cxcywh = np.concatenate(((box[:, :2] + place) * stride, size), axis=1)
-        points = joined("kps")[kept].reshape(len(kept), -1, 2)
+        points = joined("kps")[kept].reshape(-1, LANDMARKS, 2)
         return Candidates(
             cxcywh_to_xyxy(cxcywh),
             np.sqrt(product[kept]),
