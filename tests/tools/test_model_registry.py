@@ -63,3 +63,9 @@ def test_path_wins_over_name_and_cache_is_used_for_names(tmp_path: Path) -> None
 def test_missing_model_says_what_to_do(model: str, expected: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=expected):
         resolve_model(model, tmp_path)
+
+
+def test_the_page_about_models_lists_every_entry() -> None:
+    page = Path(__file__).parents[2] / "docs" / "models.md"
+    text = page.read_text(encoding="utf-8")
+    assert [entry.name for entry in REGISTRY if f"`{entry.name}`" not in text] == []
