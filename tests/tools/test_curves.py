@@ -1,5 +1,7 @@
-"""Matching and curves give the values worked out by hand, and agree with pycocotools."""
+"""Matching and curves give the values worked out by hand, and agree with both COCO libraries."""
 
+import contextlib
+import io
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from tools.evaluate.curves import GRID, curves_of
 from tools.evaluate.dataset import DataSet, LabelledPicture, Truth
 from tools.evaluate.matching import Found, Judged, judge, overlaps
-from tools.evaluate.scoring import score
+from tools.evaluate.scoring import found_rows, score, truth_rows
 
 pytestmark = pytest.mark.unit
 
@@ -125,7 +127,7 @@ def test_nothing_found_scores_zero() -> None:
     assert (scores.map_50, scores.recall_100) == (0.0, 0.0)
 
 
-def test_curve_agrees_with_pycocotools_on_random_boxes() -> None:
+def _random_answers() -> tuple[list[Truth], list[Found]]:
     random = np.random.default_rng(7)
     truths, founds = [], []
     for _ in range(30):
@@ -133,16 +135,37 @@ def test_curve_agrees_with_pycocotools_on_random_boxes() -> None:
         boxes = np.concatenate([corners, corners + random.uniform(5, 40, (6, 2))], axis=1)
         classes = random.integers(0, 2, 6)
         crowd = random.random(6) < 0.15
-        truths.append(
-            _truth(
-                *[(*box, int(c), bool(k)) for box, c, k in zip(boxes, classes, crowd, strict=True)]
-            )
-        )
-        shifted = np.concatenate([boxes + random.uniform(-2, 2, boxes.shape), boxes[::-1]])
-        founds.append(
-            _found(*[(*box, int(random.integers(0, 2)), float(random.random())) for box in shifted])
-        )
+        marked = zip(boxes, classes, crowd, strict=True)
+        truths.append(_truth(*[(*box, int(c), bool(k)) for box, c, k in marked]))
+        guesses = np.concatenate([boxes + random.uniform(-2, 2, boxes.shape), boxes[::-1]])
+        scored = [(*box, int(random.integers(0, 2)), float(random.random())) for box in guesses]
+        founds.append(_found(*scored))
+    return truths, founds
+
+
+def test_our_curve_agrees_with_the_library_on_random_boxes() -> None:
+    truths, founds = _random_answers()
     scores = score(_data(*truths), founds)
     for row, iou in enumerate(scores.ious):
         curves = curves_of(judge(truths, founds, 2, float(iou)))
         assert curves.precision_at_recall.mean() == pytest.approx(scores.map_by_iou[row], abs=1e-9)
+
+
+def test_scores_are_those_of_pycocotools() -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    evaluator = pytest.importorskip("pycocotools.cocoeval")
+    truths, founds = _random_answers()
+    data = _data(*truths)
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = coco.COCO()
+        reference.dataset = truth_rows(data)
+        reference.createIndex()
+        evaluation = evaluator.COCOeval(reference, reference.loadRes(found_rows(founds)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    scores = score(data, founds)
+    ours = [scores.map_50_95, scores.map_50, scores.map_75, *scores.by_size.values()]
+    wanted = [value if value > -1 else np.nan for value in evaluation.stats[:6]]
+    assert ours == pytest.approx(wanted, abs=1e-12, nan_ok=True)
+    assert scores.recall_100 == pytest.approx(evaluation.stats[8], abs=1e-12)

@@ -33,7 +33,7 @@ from tools.progress import Progress
 # Overlaps at which each family's authors suppress boxes when they publish figures.
 DEFAULT_IOU = 0.65
 FAMILY_IOU = {"yolov8": 0.7, "nanodet": 0.6, "ssd": 0.3, "yunet": 0.3}
-PACKAGES = ("onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu", "numpy", "pycocotools")
+PACKAGES = ("onnxruntime", "onnxruntime-openvino", "onnxruntime-gpu", "numpy", "faster-coco-eval")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,7 +1,8 @@
 """`python -m tools.fetch_model NAME`: a well-known model into the cache folder.
 
 The last line of standard output is one JSON object with `--json`; messages go to standard error.
-Exit status: 0 done, 1 failed, 2 wrong use, 3 the licence was not accepted, 4 no network.
+Exit status: 0 done, 1 failed, 2 wrong use, 3 the licence was not accepted, 4 no network,
+130 interrupted.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from tools.fetch_model.lock import Lock, Pin
 from tools.progress import Progress
 
 MB = 1_000_000
-DONE, FAILED, WRONG_USE, NOT_ACCEPTED, OFFLINE = 0, 1, 2, 3, 4
+DONE, FAILED, WRONG_USE, NOT_ACCEPTED, OFFLINE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 class NotAcceptedError(FetchError):
@@ -68,6 +69,22 @@ def main(
     if not options.name:
         _say("name a model, or see --list")
         return WRONG_USE
+    try:
+        status, results = _fetch_all(options, cache_dir, registry_find)
+    except KeyboardInterrupt:
+        _say("\nstopped; what came is kept, run it again to go on")
+        return INTERRUPTED
+    if options.json:
+        print(json.dumps({"ok": status == DONE, "models": results}))
+    return status
+
+
+def _fetch_all(
+    options: argparse.Namespace,
+    cache_dir: Path,
+    registry_find: Callable[[str], ModelEntry | None],
+) -> tuple[int, list[dict[str, Any]]]:
+    """The worst status and one row a model; what fails does not keep the next from coming."""
     results: list[dict[str, Any]] = []
     status = DONE
     for name in options.name:
@@ -86,9 +103,7 @@ def main(
             continue
         _say(f"{name}: {message}" if name not in message else message)
         results.append({"name": name, "error": message})
-    if options.json:
-        print(json.dumps({"ok": status == DONE, "models": results}))
-    return status
+    return status, results
 
 
 def _fetch_one(
