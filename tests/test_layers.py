@@ -131,6 +131,8 @@ def complaints(module: str, imports: Sequence[tuple[int, str]]) -> list[str]:
 def test_every_module_has_a_layer() -> None:
     places = {place_of(module) for module in MODULES} - {""}
     assert places - RANKS.keys() == set(), "give new modules a place in LAYERS"
+    assert RANKS.keys() - places == set(), "these places of LAYERS are empty"
+    assert {door for doors in DOORS.values() for door in doors} <= places
 
 
 @pytest.mark.parametrize("module", MODULES)
