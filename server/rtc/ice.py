@@ -40,7 +40,6 @@ RECEIVE_BUFFER_BYTES = 262_144
 MAX_REMOTE_CANDIDATES = 32
 MAX_PAIRS = 256
 
-CONSENT_INTERVAL_S = 1.0
 CONSENT_FAILURES = 3
 # Two tries, 0.5 s and 1 s: an answer may take 1.5 s.
 CONSENT_RETRANSMISSIONS = 1
@@ -56,6 +55,8 @@ class IceConnection(Connection):
 
     Bound: `options.datagram_queue_packets`, the newest is dropped, counted as `overflow`.
     """
+
+    consent_interval_s = 1.0
 
     def __init__(self, *, options: RtcOptions, **arguments: Any) -> None:
         super().__init__(ice_controlling=False, **arguments)
@@ -307,7 +308,7 @@ class IceConnection(Connection):
                 self._query_consent_task = None
                 await self.close()
                 return
-            await asyncio.sleep(CONSENT_INTERVAL_S * random.uniform(0.8, 1.2))
+            await asyncio.sleep(self.consent_interval_s * random.uniform(0.8, 1.2))
 
     def _note_rtt(self, rtt_ns: int) -> None:
         before_ns = self.rtt_ns or rtt_ns
@@ -315,9 +316,16 @@ class IceConnection(Connection):
 
     async def close(self) -> None:
         """As the base class; names still being resolved are forgotten."""
-        for task in list(self._resolving):
+        resolving = list(self._resolving)
+        for task in resolving:
             task.cancel()
+        await asyncio.gather(*resolving, return_exceptions=True)
         await super().close()
+
+    @property
+    def has_open_socket(self) -> bool:
+        """Whether it still occupies a port."""
+        return any(not protocol.transport.is_closing() for protocol in self._protocols)
 
     def cut(self) -> None:
         """Close the sockets without waiting, and wake whoever receives."""

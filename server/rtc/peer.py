@@ -37,6 +37,8 @@ from server.rtc.statistics import ReceiverStatistics
 
 logger = logging.getLogger(__name__)
 
+CUT_TIMEOUT_S = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class PeerStatistics:
@@ -141,29 +143,39 @@ class PeerConnection(RTCPeerConnection):
         await super().close()
 
     async def close_within(self, timeout_s: float) -> tuple[str, ...]:
-        """Close; after `timeout_s` cut the sockets and return the names of what still runs.
+        """Close; after `timeout_s` cut what does not end, and return the names of what did not.
 
-        Idempotent; a second caller waits for the first.
+        Takes `CUT_TIMEOUT_S` longer at most. Idempotent; a second caller waits for the first.
         """
         if self._closing is None:
             self._closing = asyncio.create_task(self.close(), name="peer-close")
         closing = self._closing
         await asyncio.wait([closing], timeout=timeout_s)
-        if closing.done():
-            if not closing.cancelled() and closing.exception() is not None:
-                logger.error("closing a peer failed", exc_info=closing.exception())
-                self._cut()
-            return self._survivors()
-        survivors = ("peer-close", *self._survivors())
-        self._cut()
-        closing.cancel()
-        await asyncio.wait([closing], timeout=timeout_s)
+        survivors = self._survivors()
+        if not closing.done():
+            closing.cancel()
+            survivors = ("peer-close", *survivors)
+        elif closing.cancelled() or closing.exception() is None:
+            return survivors
+        else:
+            logger.error("closing a peer failed", exc_info=closing.exception())
+        await self._cut()
         return survivors
 
-    def _cut(self) -> None:
-        """Free what the system lends us, without waiting."""
+    async def _cut(self) -> None:
+        """Give back ports and threads though the orderly end failed or hangs."""
+        sctp = self._RTCPeerConnection__sctp
+        stops = [] if sctp is None else [sctp.stop()]
         for transceiver in self._RTCPeerConnection__transceivers:
             transceiver.receiver._handle_disconnect()
+            stops.append(transceiver.sender.stop())
+        stops += [transport.stop() for transport in self._RTCPeerConnection__dtlsTransports]
+        stops += [transport.stop() for transport in self._RTCPeerConnection__iceTransports]
+        tasks = [asyncio.create_task(stop) for stop in stops]
+        _, pending = await asyncio.wait(tasks, timeout=CUT_TIMEOUT_S)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for connection in self._connections():
             connection.cut()
         closed = self._RTCPeerConnection__isClosed
@@ -171,18 +183,15 @@ class PeerConnection(RTCPeerConnection):
             closed.set_result(True)
 
     def _survivors(self) -> tuple[str, ...]:
-        names: list[str] = []
+        """Names of tasks, threads and sockets of this peer that still are."""
+        names = [task.get_name() for task in self._connecting if not task.done()]
         for transceiver in self._RTCPeerConnection__transceivers:
             if isinstance(transceiver.receiver, VideoReceiver):
                 names += transceiver.receiver.survivors()
-            if not transceiver.stopped:
-                names.append(f"transceiver-{transceiver.kind}-{transceiver.mid}")
-        names += [
-            f"ice-{transport.state}"
-            for transport in self._RTCPeerConnection__iceTransports
-            if transport.state not in ("new", "closed")
-        ]
-        names += [task.get_name() for task in self._connecting if not task.done()]
+            task = transceiver.sender._RTCRtpSender__rtp_task  # type: ignore[attr-defined]
+            if task is not None and not task.done():
+                names.append(f"{transceiver.kind}-sender")
+        names += ["ice-socket" for connection in self._connections() if connection.has_open_socket]
         return tuple(names)
 
     # What aiortc calls to make its parts.
