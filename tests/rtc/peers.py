@@ -92,6 +92,11 @@ class Call:
         for _ in range(pictures):
             await self.see(next(self.levels))
 
+    async def flows(self, pictures: int = 5) -> None:
+        """Media still flows, though the kernel may drop a datagram of a burst."""
+        wanted = self.receiver.statistics().frames_decoded + pictures
+        await self.shows_until(lambda: self.receiver.statistics().frames_decoded >= wanted)
+
     async def shows_until(self, condition: Callable[[], bool], interval_s: float = 0.02) -> None:
         """A running camera, until something has happened."""
         async with asyncio.timeout(DEADLINE_S):

@@ -40,7 +40,7 @@ def rejected(call: Call, kind: str) -> int:
 async def counted(call: Call, kind: str, at_least: int) -> None:
     """Media flows until the kernel has handed over the datagrams, and after."""
     await call.shows_until(lambda: rejected(call, kind) >= at_least)
-    await call.goes_on()
+    await call.flows()
     assert call.near.connectionState == "connected"
 
 
@@ -61,14 +61,14 @@ async def test_oversize_datagrams_from_a_stranger_cost_nothing(size: int) -> Non
     async with calling(OPTIONS) as call:
         attack(call, [bytes([first]) * size for first in (22, 128, 159, 191)])
         await call.shows_until(lambda: rejected(call, "oversize") + rejected(call, "foreign") >= 4)
-        await call.goes_on()
+        await call.flows()
 
 
 async def test_each_first_byte_from_a_stranger_costs_nothing() -> None:
     async with calling(OPTIONS) as call:
         for size in (1, 20, 200, 1400):
             attack(call, [bytes([first]) + bytes(size - 1) for first in range(256)])
-            await call.goes_on(1)
+            await call.flows(1)
         # 44 first bytes are DTLS, 64 are RTP; 0 to 3 are STUN.
         await call.shows_until(lambda: rejected(call, "foreign") >= 4 * (44 + 64))
         await call.shows_until(lambda: rejected(call, "unknown") >= 4 * (256 - 44 - 64 - 4))
@@ -114,7 +114,7 @@ async def test_a_flood_is_bounded_before_the_pump() -> None:
             connection.data_received(b"\x80" + bytes(60), 1)
         assert connection._queue.qsize() <= OPTIONS.datagram_queue_packets
         assert rejected(call, "overflow") == 2 * OPTIONS.datagram_queue_packets
-        await call.goes_on()
+        await call.flows()
 
 
 # What follows comes from the peer itself, encrypted with the session's keys.
