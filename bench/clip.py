@@ -136,7 +136,8 @@ def _sway(size_wh: tuple[int, int], count: int) -> Iterator[BgrArray]:
         phase = number / max(1, count - 1)
         zoom = height / wall_h * (1.1 + 0.1 * math.sin(2 * math.pi * phase))
         zoom = max(zoom, 1.02 * width / wall_w)
-        centre_x = wall_w * (0.5 + 0.12 * math.sin(math.pi * (phase - 0.5)))
+        # From the first photograph, which shows a person, towards the second and back.
+        centre_x = wall_w * (0.19 + 0.05 * math.sin(math.pi * (phase - 0.5)))
         centre_y = wall_h * (0.5 + 0.02 * math.sin(5 * math.pi * phase))
         angle = 1.5 * math.sin(3 * math.pi * phase)
         matrix = cv2.getRotationMatrix2D((centre_x, centre_y), angle, zoom)

@@ -114,10 +114,7 @@ class Peer:
             arrival.cancel()
         if not self._first_picture.is_set():
             reason = self._ended.result() if self._ended.done() else f"{timeout_s:g} s are over"
-            raise PeerError(
-                f"{self.name}: no picture with its bar code came back: {reason}; "
-                f"{self.eye.statistics()}"
-            )
+            raise PeerError(f"{self.name}: no picture came back: {reason}; {self._situation()}")
 
     def check_alive(self) -> None:
         """Raises `PeerError` when the connection ended on its own."""
@@ -138,6 +135,16 @@ class Peer:
                 pass  # the server frees a silent peer by itself
         self.camera.stop()
         await self._connection.close_within(CLOSE_TIMEOUT_S)
+
+    def _situation(self) -> str:
+        """Where it got stuck, for the one line of an error."""
+        connection, seen = self._connection, self.eye.statistics()
+        refused = dict(connection.statistics().rejected_datagrams)
+        return (
+            f"connection {connection.connectionState}, ICE {connection.iceConnectionState}, "
+            f"datagrams refused {refused or 'none'}, {len(self.camera.send_times)} pictures sent, "
+            f"{seen.pictures} came back, {seen.unreadable} of them unreadable"
+        )
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if isinstance(track, RemoteVideoTrack):

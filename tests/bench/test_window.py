@@ -119,12 +119,12 @@ def test_the_servers_own_share_is_its_whole_way_without_the_same_frames_inferenc
         message(received_server_ms=1000.0, sent_server_ms=979.0, server_ms=12.0),
         # About the frame that came at 1033; the one that left came at 1000 and took 15.
         message(
-            received_server_ms=1033.333,
+            received_server_ms=1033.336,
             sent_server_ms=1015.004,
             server_ms=15.001,
             stages_ms={"infer": 9.0},
         ),
-        message(received_server_ms=1066.667, sent_server_ms=1051.333, server_ms=18.0),
+        message(received_server_ms=1066.667, sent_server_ms=1051.334, server_ms=18.0),
     ]
     share = server_share(texts, waits_for_boxes=True)
     assert share.own_ms is not None
