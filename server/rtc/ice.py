@@ -249,9 +249,9 @@ class IceConnection(Connection):
         if len(data) > (MAX_DTLS_BYTES if is_dtls else MAX_RTP_BYTES):
             return "oversize"
         source = (protocol, addr)
-        if source in self._validated:
-            return None
-        if is_dtls and not self._nominated and source in self._checked:
+        # Each side may nominate another pair, so a source whose authenticated check arrived may
+        # send over it, also after our own nomination.
+        if source in self._validated or source in self._checked:
             return None
         return "foreign"
 
