@@ -220,6 +220,18 @@ def test_yunet_gives_five_landmarks_in_source_pixels(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.detections.landmarks, expected, atol=0.01)
 
 
+@pytest.mark.parametrize(
+    "outputs", [yolo26, yolov8, yolov5, yolox, nanodet, detr_logits, ssd, yunet]
+)
+def test_every_family_keeps_what_is_above_the_floor_and_drops_what_is_below(
+    tmp_path: Path, outputs: Any
+) -> None:
+    path = write_model(tmp_path / "model.onnx", outputs())
+    for floor, expected in ((0.79, 1), (0.81, 0)):
+        [found] = load(path, confidence_floor=floor).detect([even_picture()])
+        assert len(found.detections) == expected
+
+
 @pytest.mark.parametrize("class_count", [1, 365])
 def test_one_class_and_365_classes_are_decoded(tmp_path: Path, class_count: int) -> None:
     scores = np.zeros(class_count)

@@ -101,7 +101,7 @@ def test_external_data_is_refused(tmp_path: Path) -> None:
         location="weights.bin",
         size_threshold=0,
     )
-    with pytest.raises(ModelError, match="external data"):
+    with pytest.raises(ModelError, match="its weights lie in other files"):
         load(path)
 
 
