@@ -55,8 +55,9 @@ class RtcOptions:
     """How long a missing packet may hold up its frame, and how long it is asked for."""
     max_packets_buffered: int = 2048
     """Packets one assembler may hold; beyond it the oldest frame is given up."""
-    decode_queue_frames: int = 8
-    """Frames waiting for one decoder; beyond it everything up to the next key frame is dropped."""
+    decode_queue_frames: int = 16
+    """Frames waiting for one decoder; beyond it everything up to the next key frame is dropped.
+    More than a hole holds up within its deadline at 60 fps, which then arrive all at once."""
     max_picture_pixels: int = 4096 * 2304
     """Larger pictures are refused."""
     datagram_queue_packets: int = 4096

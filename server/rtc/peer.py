@@ -30,8 +30,9 @@ from aiortc.rtcrtpparameters import RTCRtpCodecCapability
 from server.clock import ns_to_ms
 from server.rtc.guard import GuardedDtlsTransport
 from server.rtc.ice import IceConnection, IceGatherer
+from server.rtc.idle import IdleReceiver
 from server.rtc.options import RtcOptions
-from server.rtc.receiver import IdleReceiver, VideoReceiver
+from server.rtc.receiver import VideoReceiver
 from server.rtc.sender import SenderStatistics, VideoSender
 from server.rtc.statistics import ReceiverStatistics
 

@@ -1,148 +1,40 @@
-"""Incoming media: packets of one track in, decoded pictures out.
+"""Incoming video: packets of one track in, decoded pictures out.
 
-`VideoReceiver` replaces aiortc's receive path: assembly at the marker bit, timed NACK, throttled
-PLI, a bounded decoder. `IdleReceiver` takes audio off the wire and keeps nothing.
+Replaces aiortc's receive path: assembly at the marker bit, timed NACK, throttled PLI, a bounded
+decoder. The parts are pure or have their own modules; this one is the way between them.
 """
 
 import asyncio
 import logging
-import random
-from collections import OrderedDict
-from collections.abc import Callable
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiortc import MediaStreamTrack, RTCDtlsTransport, RTCRtpReceiver
 from aiortc import clock as wall_clock
 from aiortc.codecs import is_rtx
-from aiortc.mediastreams import MediaStreamError
-from aiortc.rate import RemoteBitrateEstimator
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpReceiveParameters
-from aiortc.rtcrtpreceiver import RemoteStreamTrack
-from aiortc.rtp import (
-    RTCP_PSFB_APP,
-    RTCP_PSFB_PLI,
-    RTCP_RTPFB_NACK,
-    AnyRtcpPacket,
-    RtcpByePacket,
-    RtcpPsfbPacket,
-    RtcpReceiverInfo,
-    RtcpRrPacket,
-    RtcpRtpfbPacket,
-    RtcpSrPacket,
-    RtpPacket,
-    pack_remb_fci,
-    unwrap_rtx,
-)
+from aiortc.rtp import AnyRtcpPacket, RtcpByePacket, RtcpSrPacket, RtpPacket, unwrap_rtx
 from aiortc.stats import RTCInboundRtpStreamStats, RTCStatsReport
 
 from server.clock import NS_PER_MS, NS_PER_S, now_ns
 from server.rtc.assembly import AssemblyPacket, EncodedFrame, FrameAssembler
-from server.rtc.decoding import DecodedFrame, DecoderWorker
+from server.rtc.decoding import DecoderWorker
 from server.rtc.feedback import NackTracker, PliThrottle
 from server.rtc.ice import IceConnection
 from server.rtc.options import RtcOptions
 from server.rtc.payload import parse_payload
+from server.rtc.remote_track import RemoteVideoTrack
+from server.rtc.reports import ReportSender, report_interval_ns
 from server.rtc.statistics import ReceiverStatistics, SourceStatistics
 from server.rtc.stock import StockAssembler
 
-if TYPE_CHECKING:
-    from av import VideoFrame
+__all__ = ["RemoteVideoTrack", "VideoReceiver"]
 
 logger = logging.getLogger(__name__)
 
 MAX_SOURCES = 8
 SOURCE_SWITCH_AFTER_NS = NS_PER_S
 STOP_TIMEOUT_S = 1.0
-# aiortc's rate counter walks each millisecond of a pause; its own window is one second.
-RATE_WINDOW_MS = 1000
-
-Sink = Callable[[DecodedFrame], None]
-
-
-class RemoteVideoTrack(RemoteStreamTrack):
-    """What the peer sends, decoded.
-
-    With a sink, pictures go there on the decoder thread. Without one `recv` serves the newest
-    picture: bound 1, the older is dropped and counted. Ends when the peer's track ends, the
-    receiver stops or the connection is lost.
-    """
-
-    def __init__(self, track_id: str) -> None:
-        super().__init__(kind="video", id=track_id)
-        self._running_loop = asyncio.get_running_loop()
-        self._sink: Sink | None = None
-        self._newest: DecodedFrame | None = None
-        self._changed = asyncio.Event()
-        self.dropped_unread = 0
-
-    def deliver_to(self, sink: Sink) -> None:
-        """Send pictures to `sink` from now on; on the decoder thread, so it must not block."""
-        self._sink = sink
-
-    def put_from_decoder(self, decoded: DecodedFrame) -> None:
-        """On the decoder thread: pass one picture on."""
-        sink = self._sink
-        if sink is not None:
-            sink(decoded)
-            return
-        try:
-            self._running_loop.call_soon_threadsafe(self._put, decoded)
-        except RuntimeError:
-            logger.debug("picture after the loop was closed")
-
-    def _put(self, decoded: DecodedFrame) -> None:
-        if self._newest is not None:
-            self.dropped_unread += 1
-        self._newest = decoded
-        self._changed.set()
-
-    async def recv_decoded(self) -> DecodedFrame:
-        """The newest picture not served yet; raises `MediaStreamError` at the end."""
-        while self._newest is None:
-            if self.readyState != "live":
-                raise MediaStreamError
-            self._changed.clear()
-            await self._changed.wait()
-        decoded, self._newest = self._newest, None
-        return decoded
-
-    async def recv(self) -> "VideoFrame":
-        """The newest picture not served yet; raises `MediaStreamError` at the end."""
-        return (await self.recv_decoded()).video_frame
-
-    def stop(self) -> None:
-        """End the track; whoever waits in `recv` gets the error. Idempotent."""
-        super().stop()
-        self._newest = None
-        self._changed.set()
-
-
-class IdleReceiver(RTCRtpReceiver):
-    """Takes packets that nobody wants: no decoder, no thread, nothing kept."""
-
-    async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
-        """Register for the packets, so that they are routed here."""
-        self.transport._register_rtp_receiver(self, parameters)
-
-    async def _handle_rtp_packet(self, packet: RtpPacket, arrival_time_ms: int) -> None:
-        """Drop it."""
-
-    async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
-        """Nothing to report."""
-
-    def _handle_disconnect(self) -> None:
-        self._end_track()
-
-    async def stop(self) -> None:
-        """Unregister and end the track."""
-        self.transport._unregister_rtp_receiver(self)
-        self._end_track()
-
-    def _end_track(self) -> None:
-        track = self._track
-        if track is not None and track.readyState == "live":
-            track._queue.put_nowait(None)
 
 
 class VideoReceiver(RTCRtpReceiver):
@@ -159,10 +51,10 @@ class VideoReceiver(RTCRtpReceiver):
         self._options = options
         self._codecs: dict[int, RTCRtpCodecParameters] = {}
         self._rtx_sources: dict[int, int] = {}
-        self._sources: OrderedDict[int, SourceStatistics] = OrderedDict()
+        self._sources: dict[int, SourceStatistics] = {}
         self._active_ssrc: int | None = None
         self._active_at_ns = 0
-        self._rtcp_ssrc: int | None = None
+        self._reports = ReportSender(lambda: self.transport)
         self._packets_foreign = 0
         self._assembler = self._make_assembler()
         self._restarts_seen = 0
@@ -170,8 +62,6 @@ class VideoReceiver(RTCRtpReceiver):
             give_up_ns=int(options.frame_deadline_ms * NS_PER_MS), repeats=options.timed_nack
         )
         self._pli = PliThrottle(interval_ns=int(options.pli_interval_ms * NS_PER_MS))
-        self._estimator = RemoteBitrateEstimator()
-        self._estimator_fed_at_ms = 0
         self._worker: DecoderWorker | None = None
         self._pts: int | None = None
         self._last_rtp_timestamp = 0
@@ -200,7 +90,7 @@ class VideoReceiver(RTCRtpReceiver):
         return self._remote_track
 
     def _set_rtcp_ssrc(self, ssrc: int) -> None:
-        self._rtcp_ssrc = ssrc
+        self._reports.ssrc = ssrc
 
     @property
     def _connection(self) -> IceConnection | None:
@@ -281,7 +171,7 @@ class VideoReceiver(RTCRtpReceiver):
             return
         size = len(packet.payload) + packet.padding_size
         source.packet(packet.sequence_number, packet.timestamp, size, received_at_ns)
-        await self._estimate(packet, size, received_at_ns)
+        await self._reports.estimate(packet, size, received_at_ns)
         retransmitted = is_rtx(codec)
         if retransmitted:
             media_ssrc = self._rtx_sources.get(packet.ssrc, self._active_ssrc)
@@ -406,10 +296,10 @@ class VideoReceiver(RTCRtpReceiver):
             connection = self._connection
             lost = self._nack.due(now, connection.rtt_ns if connection else 0)
             if lost:
-                await self._send_nack(self._active_ssrc, lost)
+                await self._reports.nack(self._active_ssrc, lost)
         wanted_at_ns = self._assembler.key_frame_wanted_at_ns
         if wanted_at_ns is not None and self._pli.take(wanted_at_ns, now):
-            await self._send_pli(self._active_ssrc)
+            await self._reports.picture_loss(self._active_ssrc)
         due_ns = self._next_due_ns()
         if due_ns is not None and due_ns < self._timer_at_ns:
             self._wake.set()
@@ -435,7 +325,7 @@ class VideoReceiver(RTCRtpReceiver):
             self._end()
 
     async def _serve_timers(self) -> None:
-        report_at_ns = now_ns() + _report_interval_ns()
+        report_at_ns = now_ns() + report_interval_ns()
         while True:
             due_ns = self._next_due_ns()
             self._timer_at_ns = report_at_ns if due_ns is None else min(report_at_ns, due_ns)
@@ -450,73 +340,8 @@ class VideoReceiver(RTCRtpReceiver):
             self._submit(self._assembler.expire(now), now)
             await self._send_feedback(now)
             if now >= report_at_ns:
-                report_at_ns = now + _report_interval_ns()
-                await self._send_report(now)
-
-    async def _send_report(self, now: int) -> None:
-        if self._rtcp_ssrc is None or not self._sources:
-            return
-        reports = []
-        for ssrc, source in self._sources.items():
-            lsr, dlsr = source.last_sender_report(now)
-            reports.append(
-                RtcpReceiverInfo(
-                    ssrc=ssrc,
-                    fraction_lost=source.take_fraction_lost(),
-                    packets_lost=source.packets_lost,
-                    highest_sequence=source.highest_sequence,
-                    jitter=source.jitter & 0xFFFFFFFF,
-                    lsr=lsr,
-                    dlsr=dlsr,
-                )
-            )
-        await self._send_rtcp(RtcpRrPacket(ssrc=self._rtcp_ssrc, reports=reports))
-
-    async def _send_nack(self, media_ssrc: int, lost: list[int]) -> None:
-        if self._rtcp_ssrc is not None:
-            await self._send_rtcp(
-                RtcpRtpfbPacket(
-                    fmt=RTCP_RTPFB_NACK, ssrc=self._rtcp_ssrc, media_ssrc=media_ssrc, lost=lost
-                )
-            )
-
-    async def _send_pli(self, media_ssrc: int) -> None:
-        if self._rtcp_ssrc is not None:
-            await self._send_rtcp(
-                RtcpPsfbPacket(fmt=RTCP_PSFB_PLI, ssrc=self._rtcp_ssrc, media_ssrc=media_ssrc)
-            )
-
-    async def _send_rtcp(self, packet: AnyRtcpPacket) -> None:
-        try:
-            await self.transport._send_rtp(bytes(packet))
-        except ConnectionError:
-            logger.debug("report after the connection ended")
-
-    async def _estimate(self, packet: RtpPacket, size: int, received_at_ns: int) -> None:
-        """Feed the bandwidth estimator; tell the sender its answer (REMB)."""
-        abs_send_time = packet.extensions.abs_send_time
-        if abs_send_time is None:
-            return
-        arrival_ms = received_at_ns // NS_PER_MS
-        if arrival_ms - self._estimator_fed_at_ms > RATE_WINDOW_MS:
-            self._estimator.incoming_bitrate.reset()
-        self._estimator_fed_at_ms = arrival_ms
-        estimate = self._estimator.add(
-            arrival_time_ms=arrival_ms,
-            abs_send_time=abs_send_time,
-            payload_size=size,
-            ssrc=packet.ssrc,
-        )
-        if estimate is not None and self._rtcp_ssrc is not None:
-            bitrate, ssrcs = estimate
-            await self._send_rtcp(
-                RtcpPsfbPacket(
-                    fmt=RTCP_PSFB_APP,
-                    ssrc=self._rtcp_ssrc,
-                    media_ssrc=0,
-                    fci=pack_remb_fci(bitrate, ssrcs[:MAX_SOURCES]),
-                )
-            )
+                report_at_ns = now + report_interval_ns()
+                await self._reports.receiver_report(self._sources, now)
 
     # Statistics.
 
@@ -573,8 +398,3 @@ class VideoReceiver(RTCRtpReceiver):
             decode_queue_frames=self._worker.frames_waiting if self._worker else 0,
             last_error=decoding.last_error if decoding else "",
         )
-
-
-def _report_interval_ns() -> int:
-    """RFC 3550 varies it, so that reports of many do not fall together."""
-    return int((0.5 + random.random()) * NS_PER_S)

@@ -5,9 +5,9 @@ import struct
 from collections.abc import Iterable
 from dataclasses import replace
 
-import google_crc32c
 import pytest
 from aioice import stun
+from aiortc import rtcsctptransport
 from aiortc.rtp import RtpPacket, is_rtcp, pack_rtcp_packet
 
 from server.rtc.options import RtcOptions
@@ -200,7 +200,8 @@ def malformed_sctp(tag: int) -> list[bytes]:
 
     def packet(verification_tag: int, chunks: bytes) -> bytes:
         header = struct.pack("!HHL", 5000, 5000, verification_tag)
-        checksum = google_crc32c.value(header + b"\0\0\0\0" + chunks)
+        crc32c = vars(rtcsctptransport)["crc32c"]
+        checksum = crc32c(header + b"\0\0\0\0" + chunks)
         return header + struct.pack("<L", checksum) + chunks
 
     init = struct.pack("!BBHLLHHL", 1, 0, 20, 1, 65536, 10, 10, 1)

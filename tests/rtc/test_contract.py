@@ -28,9 +28,10 @@ from aiortc import RTCConfiguration, RTCPeerConnection
 
 from server.rtc.guard import BoundedRtpRouter, GuardedDtlsTransport
 from server.rtc.ice import GuardedStunProtocol, IceConnection, IceGatherer
+from server.rtc.idle import IdleReceiver
 from server.rtc.options import RtcOptions
 from server.rtc.peer import PeerConnection
-from server.rtc.receiver import IdleReceiver, RemoteVideoTrack, VideoReceiver
+from server.rtc.receiver import RemoteVideoTrack, VideoReceiver
 
 pytestmark = pytest.mark.unit
 
@@ -77,7 +78,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     ),
     "MediaStreamTrack.stop": (
         "b79a098f53603443d16d9323abfa8b8204de3ed5f1d391cabdca057164d86251",
-        "receiver.py",
+        "remote_track.py",
     ),
     "RTCDtlsTransport.__run": (
         "24d63d929a104e16e20d0196590ee21cc41f9d569b134d2779b1d62d876e6815",
@@ -153,15 +154,15 @@ SOURCES: dict[str, tuple[str, str]] = {
     ),
     "RTCRtpReceiver._handle_disconnect": (
         "8dfa058c843f92d50418ca3c6d2bf2b14c2737606d1067c12e6c81e4ac3324d1",
-        "receiver.py",
+        "idle.py",
     ),
     "RTCRtpReceiver._handle_rtcp_packet": (
         "ec9f46214c3495b24a29f83538540c9e3ec788db183e3dad2078877549b4788c",
-        "receiver.py",
+        "idle.py",
     ),
     "RTCRtpReceiver._handle_rtp_packet": (
         "4e54983d021a6336d80c29490f82f9a6dd531c0d3179b2daed818120c5ece238",
-        "receiver.py",
+        "idle.py",
     ),
     "RTCRtpReceiver._set_rtcp_ssrc": (
         "3634d142251f11fc09ad0af6221e4ff5f728ddb8addbd3315b672bd29947869e",
@@ -173,11 +174,11 @@ SOURCES: dict[str, tuple[str, str]] = {
     ),
     "RTCRtpReceiver.receive": (
         "d6d8d8d7a0bf4e95f3fb7cb78cf275d0a5f50c4912e0cb8498272008779916ef",
-        "receiver.py",
+        "idle.py",
     ),
     "RTCRtpReceiver.stop": (
         "63734b6894ce67a52f4df1022d30b5f635966f56dca91b9a2e9b54e90e4153aa",
-        "receiver.py",
+        "idle.py",
     ),
     "RTCRtpTransceiver": (
         "008f7efb608430f2f0d8a472e9ee86c32e7e63ac83f4d7790c4221982604f680",
@@ -197,7 +198,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     ),
     "RemoteStreamTrack.recv": (
         "e572e045f1d6f41da4c21e2513333a6353d5857797b8a66967955cf9bf1a3b3f",
-        "receiver.py",
+        "remote_track.py",
     ),
     "RtcpRtpfbPacket": (
         "9fec1a1a01c67a02964fa5af1e2138ff5124973d991b8ea7725f4534fad7633f",

@@ -213,7 +213,7 @@ async def test_sources_without_number_are_not_remembered_without_bound() -> None
         await call.goes_on()
         assert len(call.receiver._sources) <= MAX_SOURCES
         assert len(call.receiver.transport._rtp_router.ssrc_table) <= 32
-        await call.receiver._send_report(1)
+        await call.receiver._reports.receiver_report(call.receiver._sources, 1)
 
 
 async def test_audio_is_answered_inactive_and_its_track_ends_with_the_call() -> None:
