@@ -64,7 +64,7 @@ const TEXTS = {
   },
   'server-full': {
     title: 'The server is full',
-    detail: 'Every place is taken. You are next as soon as one is free.',
+    detail: 'Every place is taken. This page asks again by itself.',
     retry: 'auto',
   },
   'server-gone': {

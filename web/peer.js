@@ -46,7 +46,7 @@ const DISCONNECTED_MS = 3_000;
 const PING_MS = 1_000;
 const FIRST_PING_MS = 100;
 const FIRST_PINGS = 6;
-const PONGS_MISSED = 5;
+const PONG_SILENCE_MS = 6_000;
 
 /** Highest bit rate worth sending, by the picture's height. @param {number} height */
 function bitrateFor(height) {
@@ -64,7 +64,8 @@ export class Peer {
   /** @type {RTCRtpReceiver} */ #receiver;
   #session = '';
   #pings = 0;
-  #pingsUnanswered = 0;
+  #lastPongMs = 0;
+  #lastPingMs = -Infinity;
   #pinger = 0;
   /** @type {(failure: Failure) => void} */ #end = () => {};
 
@@ -192,22 +193,25 @@ export class Peer {
     }
     if (message?.type === 'hello') this.#events.hello(message);
     else if (message?.type === 'pong') {
-      this.#pingsUnanswered = 0;
+      this.#lastPongMs = performance.now();
       this.#events.pong(message.t, message.server_ms);
     } else if (Array.isArray(message?.boxes)) this.#events.frame(message);
   }
 
   #ping() {
     if (this.#channel.readyState !== 'open') return;
+    const nowMs = performance.now();
+    // A page that was asleep sent no pings: the silence counts from its waking.
+    if (nowMs - this.#lastPingMs > PONG_SILENCE_MS / 2) this.#lastPongMs = nowMs;
     // Single losses are normal on this channel; a row of them is a dead server, noticed
     // sooner than by the browser's own timers.
-    if (this.#pingsUnanswered >= PONGS_MISSED && this.#pings > FIRST_PINGS) {
+    if (nowMs - this.#lastPongMs > PONG_SILENCE_MS) {
       this.#lost();
       return;
     }
     this.#pings += 1;
-    this.#pingsUnanswered += 1;
-    this.#channel.send(JSON.stringify({ type: 'ping', t: performance.now() }));
+    this.#lastPingMs = nowMs;
+    this.#channel.send(JSON.stringify({ type: 'ping', t: nowMs }));
     const wait = this.#pings < FIRST_PINGS ? FIRST_PING_MS : PING_MS;
     this.#pinger = setTimeout(() => this.#ping(), wait);
   }

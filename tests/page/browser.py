@@ -306,8 +306,10 @@ class FirefoxPage(Page):
         await self._wire.call(
             "script.addPreloadScript", {"functionDeclaration": f"() => {{{PRELUDE}}}"}
         )
-        tree = await self._wire.call("browsingContext.getTree", {})
-        self._context = tree["contexts"][0]["context"]
+        # In a window of its own the page has the focus; in the first one the address bar has.
+        made = await self._wire.call("browsingContext.create", {"type": "window"})
+        self._context = made["context"]
+        await self._wire.call("browsingContext.activate", {"context": self._context})
 
     async def goto(self, url: str) -> None:
         await self._wire.call(

@@ -60,6 +60,14 @@ def call_is(state: str) -> str:
     return f"document.body.dataset.call === '{state}'"
 
 
+def shape_is(video: str, ratio: float) -> str:
+    """Width to height of what a video element shows."""
+    return (
+        f"(({{ videoWidth, videoHeight }}) => Math.abs(videoWidth / videoHeight - {ratio}) < 0.02)"
+        f"(document.querySelector('{video}'))"
+    )
+
+
 def set_slider(selector: str, value: int) -> str:
     """As a hand on the slider would."""
     return f"""(() => {{

@@ -57,10 +57,10 @@ async def test_a_missing_camera_is_explained(browser: Browser, log: Path) -> Non
 
 
 async def test_an_insecure_page_is_explained_and_still_plays_files(
-    browser: Browser, log: Path, video_file: Path
+    chromium: Browser, log: Path, video_file: Path
 ) -> None:
     host = address_of_this_machine()
-    async with ServerProcess(log, host=host) as server, open_page(browser) as page:
+    async with ServerProcess(log, host=host) as server, open_page(chromium) as page:
         message = await message_of_start(page, server.url, "failed")
         assert "needs a secure page" in message
         assert "localhost" in message
@@ -70,11 +70,11 @@ async def test_an_insecure_page_is_explained_and_still_plays_files(
 
 
 async def test_a_file_that_is_no_video_is_explained(
-    browser: Browser, log: Path, tmp_path: Path
+    chromium: Browser, log: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.webm"
     broken.write_text("not a video")
-    async with ServerProcess(log) as server, open_page(browser) as page:
+    async with ServerProcess(log) as server, open_page(chromium) as page:
         await page.goto(server.url)
         await page.click("#source input[value=file]")
         await page.choose_file("#file", broken)
@@ -138,8 +138,8 @@ async def test_the_call_comes_back_with_its_settings_when_the_server_does(
         assert await page.violations() == []
 
 
-async def test_stop_ends_the_waiting_for_a_server(browser: Browser, log: Path) -> None:
-    async with ServerProcess(log) as server, open_page(browser) as page:
+async def test_stop_ends_the_waiting_for_a_server(chromium: Browser, log: Path) -> None:
+    async with ServerProcess(log) as server, open_page(chromium) as page:
         await start_call(page, server.url)
         await server.stop()
         await page.wait_for(call_is("waiting"))
@@ -148,8 +148,8 @@ async def test_stop_ends_the_waiting_for_a_server(browser: Browser, log: Path) -
         assert await page.evaluate("document.querySelector('#local').srcObject") is None
 
 
-async def test_a_refusal_names_what_the_server_said(browser: Browser, log: Path) -> None:
-    async with ServerProcess(log) as server, open_page(browser) as page:
+async def test_a_refusal_names_what_the_server_said(chromium: Browser, log: Path) -> None:
+    async with ServerProcess(log) as server, open_page(chromium) as page:
         await page.goto(server.url)
         # A later page, or a person with developer tools, may keep what this server does not take.
         await page.evaluate(
