@@ -8,7 +8,7 @@ from typing import Any
 
 from tools.evaluate.figures import DARK, FRONTIER, LIGHT, PAPER_FIGURES, FigureKind, svg
 from tools.evaluate.run import Run
-from tools.evaluate.tables import differences, frontier, run_row
+from tools.evaluate.tables import differences, frontier, ran_text, run_row
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1c2430; --soft: #5b6676;
@@ -34,9 +34,10 @@ button:focus-visible { outline: 3px solid #6cb0ff; outline-offset: 2px }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
   font-size: .92rem }
-th, td { padding: .42rem .7rem; text-align: right; border-bottom: 1px solid var(--line);
+th, td { padding: .42rem .55rem; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap }
-th { font-weight: 600; color: var(--soft); vertical-align: bottom }
+th { font-weight: 600; color: var(--soft); vertical-align: bottom; white-space: normal;
+  line-height: 1.25 }
 th:first-child, td:first-child, .left { text-align: left }
 tbody tr:hover { background: var(--panel) }
 .best { font-weight: 700 }
@@ -149,7 +150,7 @@ def _results(runs: Sequence[Run]) -> str:
     for run in runs:
         row = run_row(run)
         row["label"] = run.label
-        row["ran"] = f"{row['ran_provider']} {row['ran_precision']}"
+        row["ran"] = ran_text(run)
         rows.append(row)
     return "<h2>Results</h2>" + _table(columns, rows, best="mAP50-95")
 

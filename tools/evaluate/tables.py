@@ -131,13 +131,17 @@ def text_table(runs: Sequence[Run]) -> str:
     for run in runs:
         row = run_row(run)
         sizes = "".join(f"{_shown(row[f'AP_{size}']):>6}" for size in SIZES)
-        ran = f"{row['ran_provider']} {row['ran_precision']}"
         lines.append(
-            f"{run.label:<22}{run.precision:<11}{ran:<24}{_shown(row['mAP50-95']):>9}"
+            f"{run.label:<22}{run.precision:<11}{ran_text(run):<24}{_shown(row['mAP50-95']):>9}"
             f"{_shown(row['mAP50']):>7}{sizes}{_shown(row['infer_p50_ms']):>11}"
             f"{_shown(row['total_p50_ms']):>9}{_shown(row['total_p95_ms']):>7}"
         )
     return "\n".join(lines)
+
+
+def ran_text(run: Run) -> str:
+    """What really ran, in a word or two."""
+    return f"{run.engine.provider} {run.engine.precision}" if run.timed else "emulated"
 
 
 def frontier(runs: Sequence[Run]) -> list[Run]:
