@@ -4,10 +4,12 @@ import asyncio
 import threading
 
 import pytest
+from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
 
 from server.rtc.decoding import DecodedFrame
 from server.rtc.options import RtcOptions
 from server.rtc.peer import PeerConnection
+from server.rtc.receiver import RemoteVideoTrack, VideoReceiver
 from tests.rtc.peers import DEADLINE_S, Camera, calling, executor, negotiate, stock_peer
 
 pytestmark = pytest.mark.loopback
@@ -39,6 +41,19 @@ async def test_closing_while_connecting(turns: int) -> None:
             await far.close()
     assert "decoder" not in "".join(thread.name for thread in threading.enumerate())
     assert near.connectionState == "closed"
+
+
+async def test_a_receiver_that_was_stopped_does_not_begin_after_all() -> None:
+    with executor() as pool:
+        peer = PeerConnection(OPTIONS, pool)
+        receiver = peer.addTransceiver("video").receiver
+        assert isinstance(receiver, VideoReceiver)
+        receiver._track = RemoteVideoTrack("late")
+        await receiver.stop()
+        await receiver.receive(RTCRtpReceiveParameters())
+        assert receiver.survivors() == ()
+        assert receiver.track.readyState == "ended"
+        assert await peer.close_within(DEADLINE_S) == ()
 
 
 async def test_closing_twice_at_once() -> None:
