@@ -19,7 +19,7 @@ from server.rtc.encoders.probe import choose_h264
 from server.rtc.options import IceServer, RtcOptions
 from server.rtc.peer import PeerConnection
 from server.session import Session
-from server.settings import RTC_SWITCHES, RtcSettings, Settings
+from server.settings import RTC_SWITCHES, DetectorSettings, RtcSettings, Settings
 from server.signaling import Signaling, refuse_honestly
 from server.status import Status, model_json
 from server.telemetry import FrameTelemetry, LoopLagSampler
@@ -56,9 +56,18 @@ def rtc_options(settings: RtcSettings) -> RtcOptions:
     )
 
 
+# What most cameras send.
+CAMERA_SIZES = ((640, 480), (1280, 720))
+
+
 def make_detector(settings: Settings) -> Detector | None:
     """The detector of the settings, loaded and warm; None when no model is named."""
-    return load_detector(settings.detector) if settings.detector.model else None
+    return load_for_cameras(settings.detector) if settings.detector.model else None
+
+
+def load_for_cameras(settings: DetectorSettings) -> Detector:
+    """A detector that also prepares for the sizes cameras have."""
+    return load_detector(settings, CAMERA_SIZES)
 
 
 def make_app(settings: Settings, detector: Detector | None) -> web.Application:
@@ -97,7 +106,7 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
     status = Status(registry, inference, frames, loop_lag)
     loader = ThreadPoolExecutor(1, thread_name_prefix="load")
     changer = ModelChanger(
-        settings.detector, load_detector, inference, loader, model_folders(settings.detector)
+        settings.detector, load_for_cameras, inference, loader, model_folders(settings.detector)
     )
     signaling = Signaling(
         settings, registry, status, MetricsPage(status.statistics), changer, web_root()

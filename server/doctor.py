@@ -11,8 +11,8 @@ from importlib import metadata
 from typing import Any
 
 from server import __version__
-from server.app import make_detector
 from server.detections import EngineReport
+from server.detector.load import load_detector
 from server.errors import SightlineError
 from server.rtc.addresses import media_addresses
 from server.rtc.encoders.probe import choose_h264
@@ -58,8 +58,8 @@ def run_doctor(settings: Settings, *, as_json: bool) -> int:
     problem = ""
     engines: tuple[EngineReport, ...] = ()
     try:
-        detector = make_detector(settings)
-        if detector is not None:
+        if settings.detector.model:
+            detector = load_detector(settings.detector)
             engines = detector.reports()
             detector.close()
     except SightlineError as error:

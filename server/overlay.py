@@ -78,7 +78,10 @@ class Painter:
             colour = PALETTE_YUV[class_ids[row] % len(PALETTE_YUV)]
             _outline(planes, (x1, y1, x2, y2), scale.line, colour, opacity)
             if detections.landmarks is not None:
-                for x, y in detections.landmarks[row].round().astype(np.int32).tolist():
+                points = detections.landmarks[row]
+                # Rows of a model without landmarks hold none.
+                points = points[np.isfinite(points).all(axis=1)]
+                for x, y in points.round().astype(np.int32).tolist():
                     dot = scale.line
                     _fill(planes, (x - dot, y - dot, x + dot, y + dot), colour, opacity)
         if opacity < 1.0:

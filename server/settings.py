@@ -163,6 +163,9 @@ class DetectorSettings:
     )
     max_boxes: int = key(100, "most boxes kept per picture", low=1, high=1000)
     parity: bool = key(True, "compare the engine with the reference on known pictures when loading")
+    fit_shape: bool = key(
+        True, "run the model in the shape of the picture instead of a padded square, where it can"
+    )
     max_batch: int = key(
         1, "frames of different calls run together where the model allows it", low=1, high=64
     )

@@ -5,20 +5,39 @@ own floor. Same thread rules as a single model.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from server.clock import now_ns
 from server.detections import Detected, Detections, EngineReport
-from server.detector.model import ModelDetector, ModelStatistics
+from server.detector.model import ModelStatistics
 from server.geometry import Float32Array
 from server.pixels import Picture
+
+
+class Part(Protocol):
+    """One model, in whatever shapes it runs."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def max_batch(self) -> int: ...
+
+    def detect(self, pictures: Sequence[Picture]) -> list[Detected]: ...
+
+    def reports(self) -> tuple[EngineReport, ...]: ...
+
+    def statistics(self) -> ModelStatistics: ...
+
+    def close(self) -> None: ...
 
 
 class CompositeDetector:
     """Runs its models one after the other on the same pictures."""
 
-    def __init__(self, parts: Sequence[ModelDetector], max_boxes: int) -> None:
+    def __init__(self, parts: Sequence[Part], max_boxes: int) -> None:
         self._parts = tuple(parts)
         self._max_boxes = max_boxes
 

@@ -33,7 +33,8 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     MemoryError,
 )
-QUIET = 3  # errors only: a model's odd initialisers would fill the log
+# What fails is raised and told by us; onnxruntime would print it a second time.
+QUIET = 4
 FIRST_RUN_TIMEOUT_S = 30.0
 TENSORRT_BUILD_TIMEOUT_S = 1200.0
 WARM_UP_RUNS = 2
@@ -104,8 +105,11 @@ def read_interface(
     def infos(args: Sequence[Any]) -> tuple[TensorInfo, ...]:
         return tuple(TensorInfo(arg.name, tuple(arg.shape or ()), arg.type) for arg in args)
 
-    metadata = dict(session.get_modelmeta().custom_metadata_map)
-    return infos(session.get_inputs()), infos(session.get_outputs()), metadata
+    try:
+        metadata = dict(session.get_modelmeta().custom_metadata_map)
+        return infos(session.get_inputs()), infos(session.get_outputs()), metadata
+    except UnicodeDecodeError as error:
+        raise ModelError(f"a name or a text in the model is not UTF-8: {error.reason}") from error
 
 
 class Engine:

@@ -5,7 +5,9 @@ session (which also shows real shapes), family, names, then the ways to run it u
 loads, answers and agrees with the reference.
 """
 
+import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from server.detector.composite import CompositeDetector
+from server.detector.aspects import AspectDetector
+from server.detector.composite import CompositeDetector, Part
 from server.detector.engine import (
     NUMPY_TYPES,
     Engine,
@@ -34,10 +37,18 @@ from server.detector.parity import (
     built_in_pictures,
     cache_key,
     compare,
+    cut_to_shape,
 )
 from server.detector.providers import Host, ModelFile, ways_to_run
 from server.detector.recognise import recognise
-from server.detector.sidecar import apply_input, check_input, literal, read_sidecar
+from server.detector.reshape import with_input_size
+from server.detector.sidecar import (
+    apply_input,
+    check_input,
+    literal,
+    read_sidecar,
+    sidecar_path,
+)
 from server.detector.spec import (
     AnyArray,
     Facts,
@@ -57,6 +68,9 @@ logger = logging.getLogger(__name__)
 OPEN_INPUT_WH = {"yunet": (640, 480)}
 DEFAULT_INPUT_WH = (640, 640)
 MAX_BATCH = 64
+# Padding beside the picture weighs on the boxes at its edge: there a shape may differ more than
+# an engine may.
+MAX_SHAPE_DIFFERENCE = 0.35
 GREY = 114
 
 
@@ -74,8 +88,13 @@ class LoadedModel:
     reference: Engine
 
 
-def load_detector(settings: DetectorSettings) -> ModelDetector | CompositeDetector:
+def load_detector(
+    settings: DetectorSettings, expected_sizes: Sequence[tuple[int, int]] = ()
+) -> Part | CompositeDetector:
     """The detector of the settings; ModelError with one clear line when it cannot be.
+
+    `expected_sizes` are those of the pictures to come, as far as they are known: what fits them
+    is prepared in the background.
 
     Takes seconds at most and belongs off the event loop. The result is used and closed by
     one thread.
@@ -86,10 +105,13 @@ def load_detector(settings: DetectorSettings) -> ModelDetector | CompositeDetect
     labels = settings.labels.split("+") if settings.labels else []
     if len(labels) > len(paths):
         raise ModelError(f"labels: {len(labels)} files for {len(paths)} models")
-    parts = []
+    parts: list[Part] = []
     for index, path in enumerate(paths):
         label_path = Path(labels[index]).expanduser() if index < len(labels) else None
-        parts.append(_load_one(path, label_path, settings, machine, cache_dir))
+        loading = _Loading(path, label_path, settings, machine, cache_dir)
+        parts.append(
+            _with_shapes(loading, expected_sizes) if settings.fit_shape else loading.load(path)
+        )
     return parts[0] if len(parts) == 1 else CompositeDetector(parts, settings.max_boxes)
 
 
@@ -103,41 +125,93 @@ def model_paths(model: str, cache_dir: str = "") -> list[Path]:
     return [resolve_model(name, cache_dir) for name in names]
 
 
-def _load_one(
-    path: Path,
-    label_path: Path | None,
-    settings: DetectorSettings,
-    machine: Host,
-    cache_dir: Path,
-) -> ModelDetector:
-    model = _read_model(path, label_path, settings, machine)
-    floor = settings.confidence_floor
-    if model.sidecar.floor is not None:
-        floor = max(floor, model.sidecar.floor)
-    rules = BoxRules(floor, settings.iou, settings.max_boxes)
-    ways = ways_to_run(
-        model.file,
-        settings.provider,
-        settings.precision,
-        settings.threads,
-        machine,
-        cache_dir,
-        _tensorrt_shapes(model.feed),
-    )
-    check = _ParityCheck(model, rules, ParityCache(cache_dir) if settings.parity else None)
-    chain = EngineChain.start(ways, model.feed, check.refusal)
-    detector = _detector(model, chain, rules)
+@dataclass(frozen=True, slots=True)
+class _Loading:
+    """What loading a model and its shapes needs, more than once."""
+
+    path: Path
+    label_path: Path | None
+    settings: DetectorSettings
+    machine: Host
+    cache_dir: Path
+
+    @property
+    def rules(self) -> BoxRules:
+        return BoxRules(self.settings.confidence_floor, self.settings.iou, self.settings.max_boxes)
+
+    def read(self, path: Path) -> LoadedModel:
+        return _read_model(path, self.label_path, self.settings, self.machine)
+
+    def load(self, path: Path) -> ModelDetector:
+        """The model in `path`, on the first engine that loads, answers and agrees."""
+        model = self.read(path)
+        rules = self.rules
+        if model.sidecar.floor is not None:
+            rules = replace(rules, floor=max(rules.floor, model.sidecar.floor))
+        ways = ways_to_run(
+            model.file,
+            self.settings.provider,
+            self.settings.precision,
+            self.settings.threads,
+            self.machine,
+            self.cache_dir,
+            _tensorrt_shapes(model.feed),
+        )
+        cache = ParityCache(self.cache_dir) if self.settings.parity else None
+        chain = EngineChain.start(ways, model.feed, _ParityCheck(model, rules, cache).refusal)
+        detector = _detector(model, chain, rules)
+        [report] = detector.reports()
+        logger.info(
+            "%s: %s at %dx%d on %s %s, %d threads%s",
+            path.name,
+            report.family,
+            *report.input_wh,
+            report.provider,
+            report.precision,
+            report.threads,
+            f" ({report.fallback})" if report.fallback else "",
+        )
+        return detector
+
+    def load_shape(self, size_wh: tuple[int, int]) -> ModelDetector:
+        """The model with another input size; ModelError where it has no such thing, or where it
+        would not find on the built-in pictures what the file itself finds."""
+        model = self.read(self.path)
+        shaped = self.load(self._shaped_file(model.feed.name, size_wh))
+        rules = replace(self.rules, floor=min(self.rules.floor, 0.05), max_boxes=300)
+        square = _detector(model, EngineChain(model.reference, model.feed), rules)
+        pictures = [cut_to_shape(picture, size_wh) for picture in built_in_pictures()]
+        difference = compare(
+            [found.detections for found in square.detect(pictures)],
+            [found.detections for found in shaped.detect(pictures)],
+        )
+        if difference.confidence > MAX_SHAPE_DIFFERENCE:
+            raise ParityError(f"{self.path.name} at {size_wh[0]}x{size_wh[1]}: {difference}")
+        return shaped
+
+    def _shaped_file(self, input_name: str, size_wh: tuple[int, int]) -> Path:
+        content = self.path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()[:12]
+        folder = self.cache_dir / "shapes"
+        file = folder / f"{self.path.stem}-{digest}-{size_wh[0]}x{size_wh[1]}.onnx"
+        if not file.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = file.with_suffix(f".{os.getpid()}")
+            partial.write_bytes(with_input_size(content, input_name, size_wh))
+            partial.replace(file)
+        return file
+
+
+def _with_shapes(loading: _Loading, expected: Sequence[tuple[int, int]]) -> Part:
+    """The model, in the shapes its pictures will need where that can gain anything."""
+    detector = loading.load(loading.path)
     [report] = detector.reports()
-    logger.info(
-        "%s: %s at %dx%d on %s %s, %d threads%s",
-        path.name,
-        report.family,
-        *report.input_wh,
-        report.provider,
-        report.precision,
-        report.threads,
-        f" ({report.fallback})" if report.fallback else "",
-    )
+    # On a GPU, pictures of many shapes in one batch are worth more than less padding. A file
+    # with a sidecar is one its owner has taken into his own hands.
+    gains = report.provider in ("cpu", "openvino") and detector.input_spec.layout == "nchw"
+    plain = detector.input_spec.placement != "stretch" and sidecar_path(loading.path) is None
+    if gains and plain and detector.max_batch == 1:
+        return AspectDetector(detector, loading.load_shape, expected)
     return detector
 
 

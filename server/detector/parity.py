@@ -66,6 +66,15 @@ def built_in_pictures() -> list[BgrPicture]:
         raise ModelError(f"parity: a built-in picture cannot be read: {error}") from error
 
 
+def cut_to_shape(picture: BgrPicture, shape_wh: tuple[int, int]) -> BgrPicture:
+    """The middle of a picture, as large as can be, in the proportions of `shape_wh`."""
+    width, height = picture.size_wh
+    wide = min(width, height * shape_wh[0] // shape_wh[1])
+    high = min(height, width * shape_wh[1] // shape_wh[0])
+    left, top = (width - wide) // 2, (height - high) // 2
+    return BgrPicture(picture.bgr[top : top + high, left : left + wide])
+
+
 def compare(reference: Sequence[Detections], found: Sequence[Detections]) -> Difference:
     """Compare picture by picture, both ways, so that extra boxes count like missing ones."""
     pairs = list(zip(reference, found, strict=True))

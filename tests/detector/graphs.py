@@ -72,5 +72,10 @@ def write_model(
 
 def settings_for(path: Path, cache: Path, **changes: Any) -> DetectorSettings:
     """Settings for a tiny model: plain CPU, no parity check, its own cache folder."""
-    defaults: dict[str, Any] = {"provider": "cpu", "parity": False, "cache_dir": str(cache)}
+    defaults: dict[str, Any] = {
+        "provider": "cpu",
+        "parity": False,
+        "fit_shape": False,
+        "cache_dir": str(cache),
+    }
     return DetectorSettings(model=str(path), **(defaults | changes))
