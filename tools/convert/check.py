@@ -197,6 +197,7 @@ def _settings(path: Path) -> DetectorSettings:
         precision="fp32",
         confidence_floor=FLOOR,
         max_boxes=300,
+        fit_shape=False,
         parity=False,
     )
 

@@ -128,10 +128,13 @@ def _load(options: argparse.Namespace, chosen: Chosen) -> Detector:
                 model=str(chosen.file),
                 provider=chosen.provider,
                 precision=chosen.precision,
+                fit_shape=False,
                 threads=options.threads,
                 confidence_floor=FLOOR,
                 iou=iou,
                 max_boxes=MAX_BOXES,
+                # The padded square that published figures are made with.
+                fit_shape=False,
                 parity=False,
             )
         )

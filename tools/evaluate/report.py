@@ -22,7 +22,7 @@ STYLE = """
 * { box-sizing: border-box }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, sans-serif }
-main { max-width: 1180px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem }
+main { max-width: 1240px; margin: 0 auto; padding: 2.5rem 1.25rem 4rem }
 header { display: flex; gap: 1rem; justify-content: space-between; align-items: start }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem }
 h2 { font-size: 1.25rem; margin: 2.8rem 0 .6rem }
@@ -33,8 +33,8 @@ button { font: inherit; color: inherit; background: var(--panel); border: 1px so
 button:focus-visible { outline: 3px solid #6cb0ff; outline-offset: 2px }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums;
-  font-size: .92rem }
-th, td { padding: .42rem .55rem; text-align: right; border-bottom: 1px solid var(--line);
+  font-size: .9rem }
+th, td { padding: .42rem .5rem; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap }
 th { font-weight: 600; color: var(--soft); vertical-align: bottom; white-space: normal;
   line-height: 1.25 }
@@ -200,7 +200,7 @@ def _by_class(runs: Sequence[Run]) -> str:
             row[str(index)] = None if both is None else 100 * both[0]
         rows.append(row)
     return (
-        f"<h2>By class</h2><details><summary>AP50-95 of {len(names)} classes</summary>"
+        f"<h2>By class</h2><details><summary>AP50-95 by class: {len(names)}</summary>"
         f"{_table(columns, rows)}</details>"
     )
 
