@@ -56,8 +56,8 @@ def rtc_options(settings: RtcSettings) -> RtcOptions:
     )
 
 
-# What most cameras send.
-CAMERA_SIZES = ((640, 480), (1280, 720))
+# What the page asks a camera for unless told otherwise; other shapes are made when they come.
+CAMERA_SIZES = ((640, 480),)
 
 
 def make_detector(settings: Settings) -> Detector | None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from server.detections import Detected, EngineReport
+from server.detector.memory import give_back_memory
 from server.detector.model import ModelDetector, ModelStatistics
 from server.geometry import fit
 from server.pixels import Picture
@@ -146,6 +147,7 @@ class AspectDetector:
                 else:
                     self._by_size[size] = detector
                 self._built.notify_all()
+            give_back_memory()
 
 
 def fitting_size(picture_wh: Size, square_wh: Size) -> Size:

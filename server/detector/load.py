@@ -28,6 +28,7 @@ from server.detector.engine import (
     reference_way,
     runtime_version,
 )
+from server.detector.memory import give_back_memory
 from server.detector.model import BoxRules, ModelDetector
 from server.detector.names import names_and_map, parse_names, read_labels
 from server.detector.onnx_outline import read_outline
@@ -112,6 +113,7 @@ def load_detector(
         parts.append(
             _with_shapes(loading, expected_sizes) if settings.fit_shape else loading.load(path)
         )
+    give_back_memory()
     return parts[0] if len(parts) == 1 else CompositeDetector(parts, settings.max_boxes)
 
 
