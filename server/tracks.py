@@ -42,8 +42,9 @@ class OutgoingPicture:
     def render(self) -> "VideoFrame":
         """The picture for the encoder. On an encode thread."""
         self.handed_out_at_ns = now_ns()
-        picture = copy_yuv420p(self.frame.video_frame)
+        picture = self.frame.video_frame
         if self.detections is not None and len(self.detections):
+            picture = copy_yuv420p(picture)
             self.painter.draw(plane_views(picture), self.detections, self.names, self.opacity)
         self.drawn_at_ns = now_ns()
         return picture
