@@ -128,7 +128,6 @@ def _load(options: argparse.Namespace, chosen: Chosen) -> Detector:
                 model=str(chosen.file),
                 provider=chosen.provider,
                 precision=chosen.precision,
-                fit_shape=False,
                 threads=options.threads,
                 confidence_floor=FLOOR,
                 iou=iou,
