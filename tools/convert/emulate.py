@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from tools.convert.half import LAYOUT_OPS
+from tools.convert.rules import LAYOUT_OPS
 
 
 def emulated(half: ModelProto) -> ModelProto:

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from tools.convert.half import HALF_MAX
+from tools.convert.rules import HALF_MAX
 
 NEAR = HALF_MAX / 4
 TENSORS_PER_PASS = 48
