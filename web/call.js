@@ -235,8 +235,12 @@ export class Call {
     let turn = 0;
     const tick = async () => {
       if (turn % STATS_EVERY === 0) {
-        log.addLink(stats.read(await peer.getStats()));
-        if (log.quiet) await this.#askAbout(peer.session, log, signal);
+        try {
+          log.addLink(stats.read(await peer.getStats()));
+        } catch (error) {
+          if (!signal.aborted) throw error; // closed meanwhile: nothing to report
+        }
+        if (log.quiet && !signal.aborted) await this.#askAbout(peer.session, log, signal);
       }
       turn += 1;
       if (signal.aborted) return;

@@ -2,13 +2,14 @@
 
 import { Call } from './call.js';
 import { listCameras, watchCameras } from './camera.js';
-import { loadSettings, saveSettings } from './settings.js';
+import { DEFAULTS, checked, loadSettings, saveSettings } from './settings.js';
 import { getConfig } from './signaling.js';
 import { View } from './view.js';
 
 /** @typedef {import('./settings.js').Settings} Settings */
 
-let settings = loadSettings();
+const kept = loadSettings();
+let settings = kept ?? DEFAULTS;
 /** @type {File|null} */
 let file = null;
 /** @type {Call|null} */
@@ -79,6 +80,11 @@ async function greet() {
     const config = await getConfig();
     view.showModes(config.modes);
     view.showHello({ model: config.model });
+    // On a first visit the server's own defaults hold, unless the person was quicker.
+    if (settings === DEFAULTS && !call) {
+      settings = checked({ ...DEFAULTS, ...config.defaults });
+      view.showSettings(settings);
+    }
   } catch {
     // The call itself will say what is wrong, when there is to be one.
   }

@@ -65,12 +65,13 @@ export function checked(raw) {
   return settings;
 }
 
-/** @returns {Settings} */
+/** @returns {Settings|null} null on a first visit */
 export function loadSettings() {
   try {
-    return checked(JSON.parse(localStorage.getItem(KEY) ?? 'null'));
+    const kept = JSON.parse(localStorage.getItem(KEY) ?? 'null');
+    return kept && checked(kept);
   } catch {
-    return { ...DEFAULTS }; // forbidden storage or broken text
+    return null; // forbidden storage or broken text
   }
 }
 

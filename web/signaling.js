@@ -21,6 +21,7 @@ import { Failure } from './failures.js';
  * @property {RTCIceServer[]} ice_servers
  * @property {Record<string, number>} limits
  * @property {Mode[]} modes
+ * @property {Partial<Options>} defaults of a call nobody has changed yet
  * @property {Model|null} model
  * @property {string} version
  */
@@ -43,6 +44,7 @@ const NO_CONFIG = {
   ice_servers: [],
   limits: {},
   modes: ['exact', 'smooth'],
+  defaults: {},
   model: null,
   version: '',
 };

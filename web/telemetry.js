@@ -41,7 +41,7 @@ export class TelemetryLog {
   #age;
   /** @type {Map<string, Window>} */ #stages = new Map();
   /** @type {FrameMessage|null} */ #newest = null;
-  #newestAtMs = -Infinity;
+  #newestAtMs = performance.now();
   /** @type {LinkSnapshot|null} */ #link = null;
   /** @type {SessionStatistics|null} */ #session = null;
 

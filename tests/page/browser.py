@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 import aiohttp
 
-DEADLINE_S = 20.0
-START_DEADLINE_S = 40.0
+DEADLINE_S = 40.0
+START_DEADLINE_S = 90.0
 STOP_DEADLINE_S = 5.0
 POLL_MS = 50
 LISTENING = re.compile(r"(DevTools|WebDriver BiDi) listening on (ws://\S+)")
@@ -173,13 +173,21 @@ class Page(ABC):
     def _on_event(self, name: str, parameters: dict[str, Any]) -> None: ...
 
     async def click(self, selector: str) -> None:
-        """A real click on the middle of an element, brought into view."""
+        """A real click on the middle of an element, brought into view and at rest there."""
         x, y = await self.evaluate(
-            f"""(() => {{
+            f"""(async () => {{
                 const element = document.querySelector({json.dumps(selector)});
-                element.scrollIntoView({{block: 'nearest'}});
-                const box = element.getBoundingClientRect();
-                return [box.x + box.width / 2, box.y + box.height / 2];
+                const middle = () => {{
+                    element.scrollIntoView({{block: 'nearest'}});
+                    const box = element.getBoundingClientRect();
+                    return [box.x + box.width / 2, box.y + box.height / 2];
+                }};
+                let [before, now] = ['', middle()];
+                while (String(before) !== String(now)) {{
+                    await new Promise((resolve) => setTimeout(resolve, {POLL_MS}));
+                    [before, now] = [now, middle()];
+                }}
+                return now;
             }})()"""
         )
         await self.click_at(x, y)

@@ -87,5 +87,6 @@ async def start_call(page: Page, url: str) -> None:
 
 async def assert_clean(page: Page) -> None:
     """Nothing went wrong that the person did not see."""
-    assert await page.violations() == []
-    assert page.errors == []
+    violations = await page.violations()
+    assert not violations, violations
+    assert not page.errors, page.errors

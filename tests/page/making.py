@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "server" / "pictures" / "astronaut.jpg"
 CLIP_WH = (640, 480)
 CLIP_FRAMES = 60
-START_DEADLINE_S = 40.0
+START_DEADLINE_S = 90.0
 STOP_DEADLINE_S = 8.0
 POLL_S = 0.05
 

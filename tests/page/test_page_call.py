@@ -102,6 +102,27 @@ async def test_settings_outlive_the_visit(
         assert await page.evaluate("document.body.dataset.local") == "hidden"
 
 
+async def test_the_first_visit_starts_with_the_servers_defaults(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    flags = ("--confidence", "0.6", "--mode", "smooth")
+    async with ServerProcess(tmp_path / "log", *flags) as server, open_page(chromium) as page:
+        await page.goto(server.url)
+        await page.wait_for("document.querySelector('#confidence').value === '60'")
+        assert await page.evaluate("document.querySelector('#mode input[value=smooth]').checked")
+        assert await page.text("#confidence-value") == "60 %"
+
+
+async def test_a_screen_is_shared_into_the_call(chromium: Browser, server: ServerProcess) -> None:
+    async with server, open_page(chromium) as page:
+        await page.goto(server.url)
+        await page.click("#source input[value=screen]")
+        await page.click("#start")
+        await page.wait_for(call_is("live"))
+        await page.wait_for("document.querySelector('#remote').videoWidth > 0")
+        await assert_clean(page)
+
+
 async def test_size_changes_without_a_new_call(
     chromium: Browser, server: ServerProcess, video_file: Path
 ) -> None:

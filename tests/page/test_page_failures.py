@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.page.browser import Browser, Page, open_page
-from tests.page.looking import assert_clean, box_is_drawn, call_is, start_call
+from tests.page.looking import assert_clean, box_is_drawn, box_is_gone, call_is, start_call
 from tests.page.making import ServerProcess
 
 pytestmark = pytest.mark.browser
@@ -89,6 +89,7 @@ async def test_no_detector_is_said_and_the_picture_comes_back_anyway(
         await start_call(page, server.url)
         assert "No detector is loaded" in await page.text("#ribbon")
         assert "none" in await page.text("#fact-model")
+        await page.wait_for(box_is_gone("person"))
         await page.wait_for("/[0-9]/.test(document.querySelector('#age-p50').innerText)")
         await page.wait_for("/[0-9]/.test(document.querySelector('#fps-out').innerText)")
         await assert_clean(page)

@@ -82,6 +82,23 @@ CASES: tuple[tuple[str, object], ...] = (
         "return [window.count(199), window.median(199), window.count(1000)];",
         [101, 149, 0],
     ),
+    # The start bit rate goes to every video codec, with or without parameters, and to no other.
+    (
+        "const { withStartBitrate } = await import('/web/peer.js');"
+        "return withStartBitrate(['a=rtpmap:102 H264/90000', 'a=fmtp:102 packetization-mode=1',"
+        " 'a=rtpmap:97 rtx/90000', 'a=fmtp:97 apt=102', 'a=rtpmap:96 VP8/90000', '']"
+        ".join('\\r\\n'),"
+        " 1000).split('\\r\\n');",
+        [
+            "a=rtpmap:102 H264/90000",
+            "a=fmtp:102 packetization-mode=1;x-google-start-bitrate=1000",
+            "a=rtpmap:97 rtx/90000",
+            "a=fmtp:97 apt=102",
+            "a=rtpmap:96 VP8/90000",
+            "a=fmtp:96 x-google-start-bitrate=1000",
+            "",
+        ],
+    ),
     # A gap in what is known is a gap in the line.
     (
         "const { sparkPaths } = await import('/web/sparkline.js');"
