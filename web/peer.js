@@ -168,9 +168,14 @@ export class Peer {
     if (this.#abort.signal.aborted) return;
     this.#abort.abort();
     clearTimeout(this.#pinger);
-    this.#channel.close();
+    if (this.#session) void this.#takeLeave();
+    else this.#connection.close();
+  }
+
+  /** Says goodbye first: a closed connection ends the session, and there is none to delete. */
+  async #takeLeave() {
+    await deleteSession(this.#session);
     this.#connection.close();
-    if (this.#session) void deleteSession(this.#session);
   }
 
   #listen() {

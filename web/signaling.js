@@ -38,6 +38,7 @@ import { Failure } from './failures.js';
  */
 
 const DEADLINE_MS = 8_000;
+const GOODBYE_MS = 1_000;
 
 /** @type {ClientConfig} */
 const NO_CONFIG = {
@@ -104,14 +105,15 @@ export async function getSession(session, signal) {
 }
 
 /**
- * Never fails: the server frees a silent session by itself. `keepalive` lets the request
+ * Never fails, and takes a second at most: the server frees a silent session by itself. `keepalive` lets the request
  * outlive the page.
  * @param {string} session
  */
 export async function deleteSession(session) {
   const path = `sessions/${encodeURIComponent(session)}`;
   try {
-    await fetch(address(path), { method: 'DELETE', keepalive: true });
+    const signal = AbortSignal.timeout(GOODBYE_MS);
+    await fetch(address(path), { method: 'DELETE', keepalive: true, signal });
   } catch {
     // Server gone; so is the session.
   }
