@@ -33,6 +33,9 @@ BUFFER_S = 0.2
 HEADROOM = 1.25
 # Quality against time, measured (README.md).
 PRESET = "superfast"
+# scenecut=0: key frames only when asked; a cut costs the same bits without one. Whole macroblocks
+# and even quantisers cost a tenth less time than the preset's own, at the same PSNR (README.md).
+X264_PARAMS = "scenecut=0:partitions=none:aq-mode=0"
 # Frames between key frames that nobody asked for: about ten minutes.
 KEYFRAME_DISTANCE = 18_000
 TIME_BASE = Fraction(1, int(NOMINAL_FPS))
@@ -155,11 +158,10 @@ class H264Encoder:
                 "zerolatency": "1",
             }
         elif self._choice.name == LIBX264:
-            # scenecut=0: key frames only when asked; a cut costs the same bits without one.
             options |= {
                 "preset": self._preset,
                 "tune": "zerolatency",
-                "x264-params": "scenecut=0",
+                "x264-params": X264_PARAMS,
             }
             codec.thread_count = threads_for(size_wh, self._cpus)
         codec.options = options
