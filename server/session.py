@@ -234,7 +234,7 @@ class Session:
             self._connected.set()
             self._state = "live"
         elif state == "failed":
-            self.end("connection failed")
+            self.end(self._peer.failure or "connection failed")
         elif state == "closed":
             self.end("peer left")
 

@@ -39,6 +39,11 @@ class OutgoingPicture:
     handed_out_at_ns: int = 0
     drawn_at_ns: int = 0
 
+    @property
+    def captured_at_ns(self) -> int:
+        """When its first packet arrived."""
+        return self.frame.stamps.received_at_ns
+
     def render(self) -> "VideoFrame":
         """The picture for the encoder. On an encode thread."""
         self.handed_out_at_ns = now_ns()

@@ -8,8 +8,9 @@ import asyncio
 import logging
 
 from aiortc import RTCCertificate, RTCDtlsTransport, RTCIceTransport
-from aiortc.rtcdtlstransport import RtpReceiver, RtpRouter
+from aiortc.rtcdtlstransport import RtpReceiver, RtpRouter, State
 from aiortc.rtp import RtpPacket
+from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 
 from server.clock import now_ns
@@ -18,6 +19,8 @@ from server.rtc.rejections import Rejections
 logger = logging.getLogger(__name__)
 
 MAX_SOURCES = 32
+# What OpenSSL 4 takes in a certificate; older curves were left out of it (RFC 8422).
+CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 
 class BoundedRtpRouter(RtpRouter):
@@ -50,6 +53,27 @@ class GuardedDtlsTransport(RTCDtlsTransport):
         self._rejections = rejections
         self.last_packet_at_ns = 0
         """Last packet that was authenticated with this session's keys."""
+        self.failure = ""
+        """Why the handshake failed, where it is known; empty otherwise."""
+
+    def _set_state(self, state: State) -> None:
+        # Before whoever listens hears of it.
+        if state == State.FAILED and self._ssl is not None:
+            self._look_at_certificate(self._ssl)
+        super()._set_state(state)
+
+    def _look_at_certificate(self, connection: SSL.Connection) -> None:
+        certificate = connection.get_peer_certificate(as_cryptography=True)
+        key = certificate.public_key() if certificate is not None else None
+        if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name not in CURVES:
+            # FFmpeg up to 8.1 built with GnuTLS makes its own certificates of secp224r1.
+            self.failure = "certificate curve not served"
+            logger.warning(
+                "DTLS failed: the peer's certificate is of curve %s, not one of %s; FFmpeg takes "
+                "a P-256 pair with -cert_file and -key_file",
+                key.curve.name,
+                ", ".join(CURVES),
+            )
 
     async def _recv_next(self) -> None:
         try:

@@ -26,8 +26,11 @@ from aiortc import (
 from aiortc.codecs import get_capabilities
 from aiortc.rtcdtlstransport import RTCCertificate
 from aiortc.rtcrtpparameters import RTCRtpCodecCapability
+from aiortc.sdp import SessionDescription
 
 from server.clock import ns_to_ms
+from server.rtc.extensions import also_common
+from server.rtc.fanout_sender import FanoutSender, FindFanout
 from server.rtc.guard import GuardedDtlsTransport
 from server.rtc.ice import IceConnection, IceGatherer
 from server.rtc.idle import IdleReceiver
@@ -59,7 +62,8 @@ class PeerStatistics:
 class PeerConnection(RTCPeerConnection):
     """An `RTCPeerConnection` by `options`. Loop only.
 
-    `encode_executor` belongs to the caller and must outlive the connection. Ends by `close` or
+    `encode_executor` belongs to the caller and must outlive the connection. With `find_fanout`
+    outgoing video is what that fan-out encodes for all its viewers. Ends by `close` or
     `close_within`, when the peer closes DTLS, or when it stops answering.
     """
 
@@ -68,6 +72,7 @@ class PeerConnection(RTCPeerConnection):
     _RTCPeerConnection__dtlsTransports: set[RTCDtlsTransport]
     _RTCPeerConnection__iceTransports: set[RTCIceTransport]
     _RTCPeerConnection__isClosed: asyncio.Future[bool] | None
+    _RTCPeerConnection__remoteDescription: Callable[[], SessionDescription]
     _RTCPeerConnection__sctp: RTCSctpTransport | None
     _RTCPeerConnection__stream_id: str
     _RTCPeerConnection__transceivers: list[RTCRtpTransceiver]
@@ -75,10 +80,16 @@ class PeerConnection(RTCPeerConnection):
     _RTCPeerConnection__updateIceConnectionState: Callable[[], None]
     _RTCPeerConnection__updateIceGatheringState: Callable[[], None]
 
-    def __init__(self, options: RtcOptions, encode_executor: Executor) -> None:
+    def __init__(
+        self,
+        options: RtcOptions,
+        encode_executor: Executor,
+        find_fanout: FindFanout | None = None,
+    ) -> None:
         super().__init__(RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.MAX_BUNDLE))
         self._options = options
         self._encode_executor = encode_executor
+        self._find_fanout = find_fanout
         self._connecting: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Task[None] | None = None
 
@@ -94,6 +105,14 @@ class PeerConnection(RTCPeerConnection):
             if isinstance(transport, GuardedDtlsTransport)
         ]
         return max(instants, default=0)
+
+    @property
+    def failure(self) -> str:
+        """Why it did not connect, where that is known; empty otherwise."""
+        for transport in self._RTCPeerConnection__dtlsTransports:
+            if isinstance(transport, GuardedDtlsTransport) and transport.failure:
+                return transport.failure
+        return ""
 
     def statistics(self) -> PeerStatistics:
         """A snapshot."""
@@ -123,12 +142,19 @@ class PeerConnection(RTCPeerConnection):
         )
 
     async def setRemoteDescription(self, sessionDescription: RTCSessionDescription) -> None:
-        """As the base class; audio that only the peer wants is answered inactive."""
+        """As the base class; audio that only the peer wants is answered inactive, and header
+        extensions that only we know are agreed to."""
         before = set(self._RTCPeerConnection__transceivers)
         await super().setRemoteDescription(sessionDescription)
+        description = self._RTCPeerConnection__remoteDescription()
+        offered = {
+            media.rtp.muxId: media.rtp.headerExtensions for media in description.media if media.rtp
+        }
         for transceiver in self._RTCPeerConnection__transceivers:
             if transceiver.kind == "audio" and transceiver not in before:
                 transceiver.direction = "inactive"
+            if transceiver.kind == "video":
+                transceiver._headerExtensions += also_common(offered.get(transceiver.mid or "", ()))
 
     # The end.
 
@@ -257,6 +283,14 @@ class PeerConnection(RTCPeerConnection):
     def _make_sender(
         self, track_or_kind: MediaStreamTrack | str, kind: str, transport: RTCDtlsTransport
     ) -> RTCRtpSender:
+        if kind == "video" and self._find_fanout is not None:
+            return FanoutSender(
+                track_or_kind,
+                transport,
+                options=self._options,
+                encode_executor=self._encode_executor,
+                find_fanout=self._find_fanout,
+            )
         if kind == "video":
             return VideoSender(
                 track_or_kind,

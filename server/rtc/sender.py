@@ -22,7 +22,7 @@ import pylibsrtp
 from aiortc import clock as wall_clock
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 from aiortc.rtcdtlstransport import RTCDtlsTransport
-from aiortc.rtcrtpparameters import RTCRtpCodecParameters
+from aiortc.rtcrtpparameters import RTCRtpCodecParameters, RTCRtpSendParameters
 from aiortc.rtcrtpsender import RTCEncodedFrame, RTCRtpSender, random_sequence_number
 from aiortc.rtp import (
     RTCP_PSFB_APP,
@@ -30,8 +30,6 @@ from aiortc.rtp import (
     RTCP_PSFB_PLI,
     RTCP_RTPFB_NACK,
     AnyRtcpPacket,
-    HeaderExtensions,
-    HeaderExtensionsMap,
     RtcpPsfbPacket,
     RtcpRrPacket,
     RtcpRtpfbPacket,
@@ -43,6 +41,7 @@ from aiortc.utils import random32
 from server.clock import NS_PER_MS, NS_PER_S, now_ns
 from server.rtc.bitrate import RateFollower
 from server.rtc.encoders import (
+    Captured,
     EncodeError,
     EncodeResult,
     EncoderSlot,
@@ -52,6 +51,7 @@ from server.rtc.encoders import (
     make_encoder,
 )
 from server.rtc.encoders.base import PAYLOAD_MAX
+from server.rtc.extensions import HeaderBlock
 from server.rtc.options import RtcOptions
 from server.rtc.sender_guards import (
     KeyframeThrottle,
@@ -138,7 +138,6 @@ class VideoSender(RTCRtpSender):
     # aiortc's private state that we share with the methods we keep (stop, getStats, RTCP).
     _RTCRtpSender__kind: str
     _RTCRtpSender__track: MediaStreamTrack | None
-    _RTCRtpSender__mid: str | None
     _RTCRtpSender__rtt: float | None
     _RTCRtpSender__ntp_timestamp: int
     _RTCRtpSender__rtp_timestamp: int
@@ -146,7 +145,6 @@ class VideoSender(RTCRtpSender):
     _RTCRtpSender__packet_count: int
     _RTCRtpSender__rtp_started: asyncio.Event
     _RTCRtpSender__rtp_exited: asyncio.Event
-    _RTCRtpSender__rtp_header_extensions_map: HeaderExtensionsMap
     _RTCRtpSender__rtx_payload_type: int | None
     _RTCRtpSender__rtx_sequence_number: int
 
@@ -170,6 +168,7 @@ class VideoSender(RTCRtpSender):
         self._resend = ResendGuard(RESEND_BURST_BYTES)
         self._timeline = RtpTimeline(random32())
         self._sequence_number = random_sequence_number()
+        self._header_block = HeaderBlock(())
         self._slot: EncoderSlot | None = None
         self._codec_name = ""
         self._last: EncodeResult | None = None
@@ -223,6 +222,10 @@ class VideoSender(RTCRtpSender):
             self._track_present.set()
 
     # -- media ------------------------------------------------------------------------------
+
+    async def send(self, parameters: RTCRtpSendParameters) -> None:
+        self._header_block = HeaderBlock(parameters.headerExtensions, parameters.muxId)
+        await super().send(parameters)
 
     async def _run_rtp(self, codec: RTCRtpCodecParameters) -> None:
         self._RTCRtpSender__rtp_started.set()
@@ -328,7 +331,9 @@ class VideoSender(RTCRtpSender):
 
     async def _send_frame(self, frame: OutgoingFrame, payload_type: int) -> None:
         ntp_timestamp = wall_clock.current_ntp_time()
-        extension = self._header_extension(ntp_timestamp)
+        source = frame.source
+        age_ns = now_ns() - source.captured_at_ns if isinstance(source, Captured) else None
+        extension = self._header_block.at(ntp_timestamp, age_ns)
         first_byte = RTP_VERSION | (RTP_EXTENSION if extension else 0)
         header_size = RTP_HEADER.size + len(extension)
         last = len(frame.payloads) - 1
@@ -351,24 +356,15 @@ class VideoSender(RTCRtpSender):
         self._RTCRtpSender__ntp_timestamp = ntp_timestamp
         self._RTCRtpSender__rtp_timestamp = frame.timestamp
         self._frames_sent += 1
-        if frame.source is not None:
+        if source is not None:
             result = frame.result
             try:
-                frame.source.sent(result.encode_started_at_ns, result.encoded_at_ns, now_ns())
+                source.sent(result.encode_started_at_ns, result.encoded_at_ns, now_ns())
             except Exception:
                 # Not our code: it must not take the picture of the next frame along.
                 self._callback_failures += 1
                 if self._callback_failures == 1:
                     logger.exception("sent() of an outgoing picture failed")
-
-    def _header_extension(self, ntp_timestamp: int) -> bytes:
-        """The extension block shared by all packets of a picture; empty if none is agreed."""
-        profile, value = self._RTCRtpSender__rtp_header_extensions_map.set(
-            HeaderExtensions(
-                abs_send_time=(ntp_timestamp >> 14) & 0x00FFFFFF, mid=self._RTCRtpSender__mid
-            )
-        )
-        return struct.pack("!HH", profile, len(value) >> 2) + value if value else b""
 
     async def _send_packet(self, packet: bytes) -> None:
         """Send one RTP packet. A failure costs the packet; a closed transport ends us."""

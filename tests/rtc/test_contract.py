@@ -100,6 +100,10 @@ SOURCES: dict[str, tuple[str, str]] = {
         "998076720c05aa13faadff2dfa337f6964c171fa6791789a72693e1480c74102",
         "guard.py",
     ),
+    "RTCDtlsTransport._set_state": (
+        "385f5542ac247175e430b48f9c4cbbb1cd5230375df5611a6bf9ddf3368230cb",
+        "guard.py",
+    ),
     "RTCDtlsTransport.stop": (
         "44a8b3fc40aa9d7b2768f3b2c392c10a9ec5cd70928184ee2775457d2c334690",
         "guard.py",
@@ -240,6 +244,10 @@ SOURCES: dict[str, tuple[str, str]] = {
         "a6e5692f3cf7578ef9f44264cd0d51556ef22647d46473d6f7320332fd77493a",
         "ice.py",
     ),
+    "aioice.Connection.sendto": (
+        "bf162ec03bdce2cc2b9602cd47a03aa70b15b45383da4d0618090e65179f7e85",
+        "fanout_sender.py",
+    ),
     "aioice.relayed_candidate": (
         "271e25be8724ce381b2bdfe17c1518f314f3588927b34254f5830f98676dcc25",
         "ice.py",
@@ -260,6 +268,7 @@ PRIVATE_PEER = (
     "_RTCPeerConnection__dtlsTransports",
     "_RTCPeerConnection__iceTransports",
     "_RTCPeerConnection__isClosed",
+    "_RTCPeerConnection__remoteDescription",
     "_RTCPeerConnection__sctp",
     "_RTCPeerConnection__stream_id",
     "_RTCPeerConnection__transceivers",
@@ -309,6 +318,7 @@ OVERRIDES = [
     (GuardedDtlsTransport, "_handle_rtcp_data"),
     (GuardedDtlsTransport, "_handle_rtp_data"),
     (GuardedDtlsTransport, "_recv_next"),
+    (GuardedDtlsTransport, "_set_state"),
     (BoundedRtpRouter, "route_rtp"),
     (IceConnection, "add_remote_candidate"),
     (IceConnection, "check_incoming"),
@@ -361,6 +371,7 @@ LEANED_ON: list[tuple[str, Any, str]] = [
     ("RTCIceGatherer", aiortc.rtcicetransport.RTCIceGatherer, "ice.py"),
     ("RTCIceTransport", aiortc.rtcicetransport.RTCIceTransport, "ice.py"),
     ("aioice.Connection.__init__", Connection.__init__, "ice.py"),
+    ("aioice.Connection.sendto", Connection.sendto, "fanout_sender.py"),
     ("aioice.Connection.connect", Connection.connect, "ice.py"),
     ("aioice.Connection.check_complete", Connection.check_complete, "ice.py"),
     ("aioice.Connection.check_start", Connection.check_start, "ice.py"),

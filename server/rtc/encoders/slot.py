@@ -24,6 +24,14 @@ class Renderable(Protocol):
         """The last packet of the picture has left. On the loop; never for a lost picture."""
 
 
+@runtime_checkable
+class Captured(Protocol):
+    """A picture that knows when it reached us."""
+
+    @property
+    def captured_at_ns(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class EncodeResult:
     """What one job on the encode thread came to."""
