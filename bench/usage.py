@@ -1,5 +1,6 @@
 """Processor time and memory of one process, between two instants."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,16 +22,21 @@ class Usage:
 
 
 class UsageMeter:
-    """Measures from its making to `read`. None when the process is gone or was never known."""
+    """Measures from its making to `read`. None when the process is gone or was never known.
 
-    def __init__(self, pid: int | None) -> None:
+    `family` counts the process's descendants too, as a browser has many; one that ends meanwhile
+    takes its share with it.
+    """
+
+    def __init__(self, pid: int | None, *, family: bool = False) -> None:
+        self._family = family
         self._process: psutil.Process | None = None
         self._begun_at_ns = now_ns()
         self._cpu_s = 0.0
         if pid is not None:
             try:
                 self._process = psutil.Process(pid)
-                self._cpu_s = _cpu_s(self._process)
+                self._cpu_s = self._spent_s(self._process)
             except psutil.Error:
                 self._process = None
 
@@ -40,13 +46,20 @@ class UsageMeter:
             return None
         try:
             with self._process.oneshot():
-                spent_s = _cpu_s(self._process) - self._cpu_s
+                spent_s = self._spent_s(self._process) - self._cpu_s
                 rss = self._process.memory_info().rss
                 threads = self._process.num_threads()
         except psutil.Error:
             return None
         elapsed_s = (now_ns() - self._begun_at_ns) / NS_PER_S
         return Usage(round(100 * spent_s / elapsed_s, 1), round(rss / 2**20, 1), threads)
+
+    def _spent_s(self, process: psutil.Process) -> float:
+        spent_s = _cpu_s(process)
+        for child in process.children(recursive=True) if self._family else ():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                spent_s += _cpu_s(child)
+        return spent_s
 
 
 def told_usage(

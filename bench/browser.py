@@ -1,0 +1,306 @@
+"""Glass to glass in real browsers: a canvas camera with a bar code, through the server, and back.
+
+The bench's script runs in a page of the measured server itself, so that the call is same-origin
+like the product's own page. The driver asks once a second how it goes, and for the log at the
+end; everything in between is the browser's and the server's.
+"""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import aiohttp
+import cv2
+
+from bench.browsers.driver import Browser, BrowserError, Page, find_browser, open_page
+from bench.browsers.report import BrowserReport, Seen, mean_between, picture_report
+from bench.clip import load_clip
+from bench.errors import PeerError, ServerError, UsageError
+from bench.record import plain
+from bench.server_process import RunningServer, started
+from bench.usage import Usage, UsageMeter
+from server.clock import NS_PER_MS, now_ns
+
+BrowserName = Literal["chromium", "firefox"]
+BROWSERS: Final[tuple[BrowserName, ...]] = ("chromium", "firefox")
+SCRIPT: Final = Path(__file__).parent / "browsers" / "page" / "measure.js"
+# A page of the server that runs nothing by itself, in a document that can hold a video.
+BLANK: Final = "/web/theme.js"
+PICTURES: Final = 45
+PICTURES_A_CALL: Final = 15
+JPEG_QUALITY: Final = 90
+TAIL_S: Final = 0.5
+HTTP_TIMEOUT_S: Final = 10.0
+# Otherwise Firefox rounds every instant to whole milliseconds, and more.
+FIREFOX_PREFERENCES: Final = {"privacy.reduceTimerPrecision": False}
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PageSettings:
+    """What the page asks of its browser; the defaults are those of the product's own page."""
+
+    camera: str = "canvas"
+    """canvas | track: captured with the next repaint, or handed over at once (Chromium only)."""
+    jitter_target_ms: float = 0
+    """Below 0 leaves the browser's own."""
+    content_hint: str = "motion"
+    start_kbps: int = 1_000
+    """0 leaves the browser's own."""
+    max_kbps: int = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserSettings:
+    """One measurement. Checked when made; raises `UsageError`."""
+
+    browsers: tuple[BrowserName, ...] = BROWSERS
+    fps: float = 30.0
+    size_wh: tuple[int, int] = (640, 480)
+    codec: str = "auto"
+    """auto | H264 | VP8: what browser and server agree on by themselves, or only this."""
+    mode: str = "exact"
+    clip: Path | None = None
+    seconds: float = 10.0
+    warmup_s: float = 4.0
+    runs: int = 1
+    model: str | None = None
+    detector: bool = True
+    url: str | None = None
+    server_args: tuple[str, ...] = ()
+    budget_ms: float | None = None
+    page: PageSettings = field(default_factory=PageSettings)
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("fps", self.fps, 1, 120),
+            ("width", self.size_wh[0], 128, 4096),
+            ("height", self.size_wh[1], 96, 2304),
+            ("seconds", self.seconds, 0.5, 600),
+            ("warmup", self.warmup_s, 0, 600),
+            ("runs", self.runs, 1, 100),
+            ("budget-ms", 1 if self.budget_ms is None else self.budget_ms, 0.001, 60_000),
+        ):
+            if not low <= value <= high:
+                raise UsageError(f"--{name}: {value} is outside {low}..{high}")
+        if self.url is not None and (self.model is not None or self.server_args):
+            raise UsageError("--url: a running server takes no --model and no --server-arg")
+
+    def module_args(self) -> list[str]:
+        """What follows `python -m` to start the measured server."""
+        model = [] if self.model is None else ["--model", self.model]
+        if not self.detector:
+            model = ["--model", ""]
+        return ["server", "--host", "127.0.0.1", *model, *self.server_args]
+
+    def to_record(self) -> dict[str, Any]:
+        """For the record: names of files without their folders."""
+        return {
+            "browsers": list(self.browsers),
+            "fps": self.fps,
+            "size": f"{self.size_wh[0]}x{self.size_wh[1]}",
+            "codec": self.codec,
+            "mode": self.mode,
+            "clip": "photographs" if self.clip is None else self.clip.name,
+            "seconds": self.seconds,
+            "warmup_s": self.warmup_s,
+            "runs": self.runs,
+            "against": "running server" if self.url else "server",
+            "model": None if self.model is None else Path(self.model).name,
+            "detector": self.detector,
+            "server_args": [Path(argument).name for argument in self.server_args],
+            "page": plain(self.page),
+        }
+
+
+async def measure(settings: BrowserSettings, progress: Progress) -> list[BrowserReport]:
+    """Every run of every browser, interleaved, each with a new server and a new browser."""
+    found = [_found(name) for name in settings.browsers]
+    pictures = _pictures(settings)
+    reports = []
+    for run in range(settings.runs):
+        for browser in found:
+            label = f"run {run + 1}/{settings.runs}, {browser.name}"
+
+            def say(text: str, label: str = label) -> None:
+                progress(f"{label}: {text}")
+
+            say("starting the server")
+            async with _server(settings) as server:
+                try:
+                    reports.append(await _run(settings, server, browser, pictures, say))
+                except BrowserError as error:
+                    raise PeerError(f"{browser.name}: {_one_line(error)}") from error
+    return reports
+
+
+def _found(name: BrowserName) -> Browser:
+    browser = find_browser(name)
+    if browser is None:
+        raise UsageError(f"--browser: {name} is not installed")
+    return browser
+
+
+def _pictures(settings: BrowserSettings) -> list[str]:
+    """The clip as data addresses."""
+    clip = load_clip(settings.clip, settings.size_wh, settings.fps, 128 << 20)
+    addresses = []
+    for video_frame in clip.video_frames[:PICTURES]:
+        bgr = video_frame.to_ndarray(format="bgr24")
+        _, coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        addresses.append("data:image/jpeg;base64," + base64.b64encode(coded.tobytes()).decode())
+    return addresses
+
+
+@asynccontextmanager
+async def _server(settings: BrowserSettings) -> AsyncIterator[RunningServer]:
+    if settings.url is not None:
+        yield RunningServer(settings.url.rstrip("/"), None, None)
+        return
+    async with started(settings.module_args()) as server:
+        yield server
+
+
+async def _run(
+    settings: BrowserSettings,
+    server: RunningServer,
+    browser: Browser,
+    pictures: Sequence[str],
+    progress: Progress,
+) -> BrowserReport:
+    timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
+    async with (
+        open_page(browser, preferences=FIREFOX_PREFERENCES) as page,
+        aiohttp.ClientSession(timeout=timeout) as http,
+    ):
+        progress("preparing the page")
+        await _prepare(page, server.url, pictures)
+        version = str(await page.evaluate("navigator.userAgent.split(' ').at(-2)"))
+        if browser.name == "firefox":
+            version = str(await page.evaluate("navigator.userAgent.split(' ').at(-1)"))
+        progress("connecting")
+        called_at_ns = now_ns()
+        answer = await page.evaluate(f"sightlineBench.call({json.dumps(_plan(settings))})")
+        first_picture_ms = (now_ns() - called_at_ns) / NS_PER_MS
+        if settings.codec not in ("auto", answer["codec"]):
+            raise ServerError(f"the server answered with {answer['codec']}, not {settings.codec}")
+
+        await _pass_time(settings.warmup_s, "warming up", progress)
+        browser_meter, server_meter = (
+            UsageMeter(page.process_id, family=True),
+            UsageMeter(server.pid),
+        )
+        before = await page.evaluate("sightlineBench.snapshot()")
+        await _pass_time(settings.seconds, "measuring", progress)
+        after = await page.evaluate("sightlineBench.snapshot()")
+        browser_usage, server_usage = browser_meter.read(), server_meter.read()
+        stats = await _json(http, f"{server.url}/api/stats")
+        session = await _json(http, f"{server.url}/sessions/{answer['session']}")
+        await asyncio.sleep(TAIL_S)
+        log = await page.evaluate("sightlineBench.finish()")
+    return _report(
+        browser.name, version, answer, log, before, after, session, stats, first_picture_ms,
+        browser_usage, server_usage,
+    )  # fmt: skip
+
+
+async def _prepare(page: Page, url: str, pictures: Sequence[str]) -> None:
+    await page.goto(url + BLANK)
+    script = SCRIPT.read_text(encoding="utf-8")
+    await page.evaluate(f"(() => {{{script}\n}})()")
+    for begin in range(0, len(pictures), PICTURES_A_CALL):
+        some = list(pictures[begin : begin + PICTURES_A_CALL])
+        await page.evaluate(f"sightlineBench.addPictures({json.dumps(some)})")
+
+
+def _plan(settings: BrowserSettings) -> dict[str, Any]:
+    width, height = settings.size_wh
+    planned_s = settings.warmup_s + settings.seconds + 60
+    return {
+        "width": width,
+        "height": height,
+        "fps": settings.fps,
+        "codec": settings.codec,
+        "mode": settings.mode,
+        "camera": settings.page.camera,
+        "jitterTargetMs": settings.page.jitter_target_ms,
+        "contentHint": settings.page.content_hint,
+        "startKbps": settings.page.start_kbps,
+        "maxKbps": settings.page.max_kbps,
+        "atMost": round(planned_s * settings.fps),
+    }
+
+
+async def _pass_time(duration_s: float, what: str, progress: Progress) -> None:
+    left_s = duration_s
+    while left_s > 0:
+        progress(f"{what}, {left_s:.0f} s to go")
+        await asyncio.sleep(min(1.0, left_s))
+        left_s -= 1.0
+
+
+async def _json(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+    """What the server tells of itself; a server that does not is measured all the same."""
+    try:
+        async with http.get(url) as response:
+            told = await response.json(content_type=None)
+    except (aiohttp.ClientError, ValueError, TimeoutError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def _report(
+    browser: str,
+    version: str,
+    answer: dict[str, Any],
+    log: dict[str, Any],
+    before: dict[str, Any],
+    after: dict[str, Any],
+    session: dict[str, Any],
+    stats: dict[str, Any],
+    first_picture_ms: float,
+    browser_usage: Usage | None,
+    server_usage: Usage | None,
+) -> BrowserReport:
+    seen = [Seen.from_row(row) for row in log["rows"]]
+    incoming = [snapshot["stats"].get("inbound-rtp", {}) for snapshot in (before, after)]
+    outgoing = [snapshot["stats"].get("outbound-rtp", {}) for snapshot in (before, after)]
+    counted = {
+        name: after["counts"][name] - before["counts"][name] for name in ("unreadable", "skipped")
+    }
+    return BrowserReport(
+        browser=browser,
+        version=version,
+        unreadable=counted["unreadable"],
+        slots_skipped=counted["skipped"],
+        encode_ms=mean_between(outgoing, "totalEncodeTime", "framesEncoded"),
+        jitter_buffer_ms=mean_between(incoming, "jitterBufferDelay", "jitterBufferEmittedCount"),
+        codec={
+            "name": answer["codec"],
+            "server_encoder": answer["encoder"],
+            "encoder": outgoing[1].get("encoderImplementation"),
+            "decoder": incoming[1].get("decoderImplementation"),
+            "width": incoming[1].get("frameWidth"),
+            "height": incoming[1].get("frameHeight"),
+            "limited_by": outgoing[1].get("qualityLimitationReason"),
+            "frames_encoded": outgoing[1].get("framesEncoded"),
+            "frames_dropped": incoming[1].get("framesDropped"),
+            "freezes": incoming[1].get("freezeCount"),
+        },
+        server_ms=session.get("server_ms"),
+        server_stages_ms=stats.get("stages_ms") or {},
+        browser_cpu_percent=None if browser_usage is None else browser_usage.cpu_percent,
+        server_cpu_percent=None if server_usage is None else server_usage.cpu_percent,
+        first_picture_ms=first_picture_ms,
+        **picture_report(seen, log["drawnAtMs"], before["atMs"], after["atMs"]),
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

@@ -1,0 +1,52 @@
+"""`python -m bench browser`: real browsers, the real server, pictures read back by the page."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.__main__ import OK, OVER_BUDGET, WRONG_USAGE, main
+from bench.record import Record
+
+pytestmark = pytest.mark.browser
+
+SHORT = ["--size", "320x240", "--seconds", "1", "--warmup", "0.2", "--no-detector"]
+
+
+@pytest.mark.parametrize("name", ["chromium", "firefox"])
+def test_a_browser_reads_its_own_pictures_back(
+    name: str, moving_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["browser", "--browser", name, "--clip", str(moving_clip), *SHORT]
+    arguments += ["--codec", "VP8", "--out", str(tmp_path), "--json"]
+
+    assert main([*arguments, "--budget-ms", "50000"]) == OK
+
+    captured = capsys.readouterr()
+    record = Record.from_json(captured.out.splitlines()[-1])
+    (run,) = record.runs
+    assert run["codec"]["name"] == "VP8"
+    assert run["sent"] > 5
+    assert 0 < run["returned"] <= run["sent"]
+    assert run["misread"] == 0
+    assert run["latency_ms"]["p50"] > run["display_ms"]["p50"] > 0
+    assert run["browser_cpu_percent"] > 0
+    assert run["server_cpu_percent"] > 0
+    assert record.summary[name]["latency_ms"]["p95"] > 0
+    assert str(tmp_path) not in record.to_json()
+    (file,) = tmp_path.glob("browser-*.json")
+    assert Record.from_json(file.read_text(encoding="utf-8")) == record
+
+
+def test_a_passed_budget_ends_with_one(moving_clip: Path, tmp_path: Path) -> None:
+    arguments = ["browser", "--browser", "chromium", "--clip", str(moving_clip), *SHORT]
+    assert main([*arguments, "--out", str(tmp_path), "--budget-ms", "0.01"]) == OVER_BUDGET
+
+
+def test_a_wrong_option_is_named_before_any_browser_starts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["browser", "--url", "http://127.0.0.1:1", "--model", "x", "--json"]
+    assert main(arguments) == WRONG_USAGE
+    captured = capsys.readouterr()
+    assert "--url" in json.loads(captured.out.splitlines()[-1])["error"]
