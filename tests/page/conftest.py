@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.page.browser import Browser
+from bench.browsers.driver import Browser
 from tests.page.making import write_camera_clip, write_detector, write_video_file
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from tests.page.browser import Page
+from bench.browsers.driver import Page
 from tests.page.making import COLOURS_RGB, FOUND
 
 PLACES = {name: place for name, _, place in FOUND}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.page.browser import Browser, open_page
+from bench.browsers.driver import Browser, open_page
 from tests.page.looking import (
     assert_clean,
     box_is_drawn,

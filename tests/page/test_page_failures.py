@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.page.browser import Browser, Page, open_page
+from bench.browsers.driver import Browser, Page, open_page
 from tests.page.looking import assert_clean, box_is_drawn, box_is_gone, call_is, start_call
 from tests.page.making import ServerProcess
 
