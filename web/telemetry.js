@@ -16,7 +16,8 @@ import { Window } from './latency.js';
  * @property {number} fpsOut frames it sends back
  * @property {Record<string, number>} dropped by reason, since the call began
  * @property {[string, number][]} stagesMs medians, in the order of the frame's way
- * @property {{classId: number, count: number}[]} objects in the newest frame, most first
+ * @property {{classId: number, count: number}[]|null} objects in the newest frame, most first;
+ *   null while nothing is known about any
  * @property {LinkSnapshot|null} link
  */
 
@@ -99,7 +100,7 @@ export class TelemetryLog {
         ...(link ? { 'lost packets': link.packetsLost, 'browser': link.framesDropped } : {}),
       },
       stagesMs: this.#stageMedians(nowMs),
-      objects: countObjects(fresh),
+      objects: fresh && countObjects(fresh),
       link,
     };
   }
@@ -119,11 +120,11 @@ export class TelemetryLog {
   }
 }
 
-/** @param {FrameMessage|null} message */
+/** @param {FrameMessage} message */
 function countObjects(message) {
   /** @type {Map<number, number>} */
   const counts = new Map();
-  for (const [, , , , classId] of message?.boxes ?? []) {
+  for (const [, , , , classId] of message.boxes) {
     counts.set(classId, (counts.get(classId) ?? 0) + 1);
   }
   return [...counts]

@@ -64,7 +64,7 @@ export class View {
     this.#bindHelp();
     this.#drawSpark();
     this.#drawStages([]);
-    this.#drawObjects([]);
+    this.#drawObjects(null);
   }
 
   /** @param {Settings} settings */
@@ -172,7 +172,7 @@ export class View {
     text('fps-shown', tenth(age?.shownFps));
     this.#drawDrops(telemetry?.dropped ?? {});
     this.#drawStages(telemetry?.stagesMs ?? []);
-    this.#drawObjects(telemetry?.objects ?? []);
+    this.#drawObjects(telemetry?.objects ?? null);
     this.#showLink(telemetry?.link ?? null);
     if (!telemetry) this.#ages = [];
     else this.#ages.push({ p50, p95 });
@@ -373,9 +373,9 @@ export class View {
     );
   }
 
-  /** @param {{classId: number, count: number}[]} objects */
+  /** @param {{classId: number, count: number}[]|null} objects */
   #drawObjects(objects) {
-    const chips = objects.map(({ classId, count }) => {
+    const chips = (objects ?? []).map(({ classId, count }) => {
       const chip = document.createElement('li');
       chip.className = hueOf(classId);
       const number = document.createElement('b');
@@ -386,7 +386,7 @@ export class View {
     if (!chips.length) {
       const none = document.createElement('li');
       none.className = 'none';
-      none.textContent = this.#state.kind === 'live' ? 'Nothing found' : '–';
+      none.textContent = objects ? 'Nothing found' : '–';
       chips.push(none);
     }
     element('objects', HTMLElement).replaceChildren(...chips);
