@@ -106,7 +106,8 @@ class DecoderWorker:
 
     @property
     def is_alive(self) -> bool:
-        return self._thread.is_alive()
+        """False once the thread has said that it ends, which is the last thing it does."""
+        return not self._ended.is_set()
 
     @property
     def frames_waiting(self) -> int:

@@ -20,6 +20,7 @@ from aioice.ice import (
     CandidatePair,
     Connection,
     StunProtocol,
+    get_or_create_mdns_protocol,
     relayed_candidate,
     server_reflexive_candidate,
 )
@@ -72,35 +73,44 @@ class IceConnection(Connection):
         self._arrivals_ns: deque[int] = deque()
         self._checked: set[tuple[StunProtocol, _Address]] = set()
         self._validated: set[tuple[StunProtocol, _Address]] = set()
-        self._resolving: set[asyncio.Task[None]] = set()
+        self._end_signalled = False
+        self._resolving: set[asyncio.Task[Any] | None] = set()
+        self._mdns_opening: asyncio.Task[mdns.MDnsProtocol] | None = None
 
     # Candidates.
 
     async def add_remote_candidate(self, remote_candidate: Candidate | None) -> None:
         """As the base class, but an mDNS name is resolved beside, not before, the answer."""
         if remote_candidate is None:
-            if not self._remote_candidates and not self._closing:
-                # Names only, or none: the peer's own checks will tell its address. With the end
-                # signalled the empty check list would fail at once.
-                return
-            await super().add_remote_candidate(None)
+            self._end_signalled = True
+            await self._end_when_resolved()
         elif len(self._remote_candidates) + len(self._resolving) >= MAX_REMOTE_CANDIDATES:
             self.rejections.count("candidates")
         elif mdns.is_mdns_hostname(remote_candidate.host):
-            task = asyncio.create_task(self._resolve(remote_candidate))
-            self._resolving.add(task)
-            task.add_done_callback(self._resolving.discard)
-            # The task runs up to its first wait, where it has announced itself to the base
-            # class: the end of candidates may be signalled right after this.
-            await asyncio.sleep(0)
+            self._resolving.add(asyncio.create_task(self._resolve(remote_candidate)))
         else:
             await super().add_remote_candidate(remote_candidate)
 
     async def _resolve(self, remote_candidate: Candidate) -> None:
+        if self._mdns_opening is None:
+            self._mdns_opening = asyncio.create_task(get_or_create_mdns_protocol(self))
         try:
+            # A socket that is cancelled while it opens would leak.
+            await asyncio.shield(self._mdns_opening)
             await super().add_remote_candidate(remote_candidate)
         except OSError as error:
             logger.info("%r: no mDNS here: %s", self, error)
+        finally:
+            self._resolving.discard(asyncio.current_task())
+        await self._end_when_resolved()
+
+    async def _end_when_resolved(self) -> None:
+        """Signal the end of candidates, unless the peer's own checks must tell its address.
+
+        With the end signalled, an empty check list would fail at once.
+        """
+        if self._end_signalled and not self._resolving and self._remote_candidates:
+            await super().add_remote_candidate(None)
 
     async def get_component_candidates(
         self, component: int, addresses: list[str], timeout: int = 5
@@ -143,25 +153,28 @@ class IceConnection(Connection):
         return candidates + await self._ask_servers(component, host_protocols)
 
     async def _open_socket(self, address: str) -> StunProtocol:
-        loop = asyncio.get_running_loop()
         ports = [0]
         if self._options.port_range is not None:
             first, last = self._options.port_range
             count = last - first + 1
             start = random.randrange(count)
             ports = [first + (start + step) % count for step in range(count)]
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
         for port in ports:
+            # Bound here, not by the loop: uvloop's error does not tell which one it is.
+            opened = socket.socket(family, socket.SOCK_DGRAM)
             try:
-                transport, protocol = await loop.create_datagram_endpoint(
-                    self._make_protocol, local_addr=(address, port)
-                )
+                opened.setblocking(False)
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+                opened.bind((address, port))
             except OSError as error:
+                opened.close()
                 if error.errno != errno.EADDRINUSE or port == ports[-1]:
                     raise
                 continue
-            opened = transport.get_extra_info("socket")
-            if opened is not None:
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            _, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
+                self._make_protocol, sock=opened
+            )
             return protocol
         raise AssertionError("there is always at least one port")
 
@@ -316,10 +329,13 @@ class IceConnection(Connection):
 
     async def close(self) -> None:
         """As the base class; names still being resolved are forgotten."""
-        resolving = list(self._resolving)
+        resolving = [task for task in self._resolving if task is not None]
         for task in resolving:
             task.cancel()
         await asyncio.gather(*resolving, return_exceptions=True)
+        self._resolving.clear()
+        if self._mdns_opening is not None:
+            await asyncio.gather(self._mdns_opening, return_exceptions=True)
         await super().close()
 
     @property

@@ -39,7 +39,10 @@ async def test_closing_while_connecting(turns: int) -> None:
         camera.stop()
         async with asyncio.timeout(DEADLINE_S):
             await far.close()
-    assert "decoder" not in "".join(thread.name for thread in threading.enumerate())
+    for thread in threading.enumerate():
+        if "decoder" in thread.name:
+            thread.join(DEADLINE_S)
+            assert not thread.is_alive()
     assert near.connectionState == "closed"
 
 

@@ -250,4 +250,4 @@ async def test_a_loop_that_is_gone_does_not_hurt_the_thread() -> None:
     [worker] = workers
     worker.request_stop()
     worker._thread.join(DEADLINE_S)
-    assert not worker.is_alive
+    assert not worker._thread.is_alive()
