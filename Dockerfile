@@ -41,7 +41,8 @@ ENV PATH=/opt/sightline/bin:$PATH \
     SIGHTLINE_HOST=0.0.0.0 \
     SIGHTLINE_PORT=8080 \
     SIGHTLINE_PORT_RANGE=50000-50100 \
-    SIGHTLINE_CACHE_DIR=/var/lib/sightline
+    SIGHTLINE_CACHE_DIR=/var/lib/sightline \
+    SIGHTLINE_STATE_DIR=/var/lib/sightline
 VOLUME /var/lib/sightline
 EXPOSE 8080/tcp 50000-50100/udp
 USER 10001:10001

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import gc
-import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,8 +13,12 @@ from server import __version__
 from server.app import make_app, make_detector
 from server.doctor import report_lines, run_doctor
 from server.errors import SightlineError
+from server.gate import make_runner
 from server.inference import Detector
+from server.logs import set_up_logging
+from server.rtc.addresses import media_addresses
 from server.settings import Settings, add_arguments, load_settings
+from server.tls import make_tls
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         settings = load_settings(parsed)
-        _set_up_logging(settings.server.log_level)
+        set_up_logging(settings.server.log_level)
         if parsed.command == "doctor":
             return run_doctor(settings, as_json=parsed.json)
         return _serve(settings)
@@ -54,17 +57,17 @@ def _serve(settings: Settings) -> int:
 
 async def _run(settings: Settings, detector: Detector | None) -> int:
     stop = _stop_on_signal()
+    tls = make_tls(settings, media_addresses())
     app = make_app(settings, detector)
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        handle_signals=False,
-        shutdown_timeout=settings.server.shutdown_timeout_s,
-        keepalive_timeout=15,
-    )
+    runner = make_runner(app, settings)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, settings.server.host, settings.server.port)
+        site = web.TCPSite(
+            runner,
+            settings.server.host,
+            settings.server.port,
+            ssl_context=tls.context if tls is not None else None,
+        )
         await site.start()
     except OSError as error:
         await runner.cleanup()
@@ -77,6 +80,9 @@ async def _run(settings: Settings, detector: Detector | None) -> int:
     port = runner.addresses[0][1]
     for line in report_lines(settings, detector.reports() if detector else (), port):
         print(line, flush=True)
+    if tls is not None:
+        kind = "self-signed" if tls.self_signed else "from file"
+        print(f"  tls        {kind}, SHA-256 {tls.fingerprint}", flush=True)
     await stop.wait()
     print("Stopping", flush=True)
     await runner.cleanup()
@@ -106,16 +112,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def _set_up_logging(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
-    for noisy in ("aioice", "aiortc"):
-        logging.getLogger(noisy).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
 
 
 if __name__ == "__main__":

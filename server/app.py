@@ -9,9 +9,14 @@ from typing import Any
 
 from aiohttp import web
 
+from server.access_api import access_routes
+from server.auth import Authority
 from server.call_options import CallOptions
 from server.detector.load import load_detector
+from server.gate import Gate
+from server.holdings import Holdings
 from server.inference import Detector, InferenceWorker
+from server.limits import CpuMeter, Limits, Load
 from server.metrics import MetricsPage
 from server.model_change import ModelChanger, model_folders
 from server.registry import Registry
@@ -23,6 +28,7 @@ from server.settings import RTC_SWITCHES, DetectorSettings, RtcSettings, Setting
 from server.signaling import Signaling, refuse_honestly
 from server.status import Status, model_json
 from server.telemetry import FrameTelemetry, LoopLagSampler
+from server.turn import ice_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +41,11 @@ def web_root() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[1] / "web"
 
 
-def rtc_options(settings: RtcSettings) -> RtcOptions:
-    """The transport's own options from the settings."""
+def rtc_options(settings: RtcSettings, credentials: tuple[str, str]) -> RtcOptions:
+    """The transport's own options from the settings; `credentials` are for TURN."""
+    username, credential = credentials
     servers = tuple(
-        IceServer((url,), settings.ice_username or None, settings.ice_credential or None)
+        IceServer((url,), username or None, credential or None)
         if url.startswith("turn")
         else IceServer((url,))
         for url in settings.ice_servers
@@ -75,11 +82,11 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
     app = web.Application(
         client_max_size=settings.server.max_body_kib * 1024, middlewares=[refuse_honestly]
     )
+    authority = Authority(settings.auth, settings.server.host)
     inference = InferenceWorker(detector)
     frames = FrameTelemetry()
     loop_lag = LoopLagSampler()
     encoders = ThreadPoolExecutor(settings.rtc.encode_threads, thread_name_prefix="encode")
-    options = rtc_options(settings.rtc)
 
     def describe(codec: str) -> dict[str, Any]:
         h264 = choose_h264(settings.rtc.h264_encoder)
@@ -96,13 +103,32 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
             session_id=session_id,
             settings=settings.session,
             options=call_options,
-            peer=PeerConnection(options, encoders),
+            peer=PeerConnection(
+                rtc_options(settings.rtc, ice_credentials(settings, "server")), encoders
+            ),
             inference=inference,
             frame_sink=frames,
             describe=describe,
         )
 
     registry = Registry(settings.session, make_session)
+    cpu = CpuMeter()
+
+    def measure() -> Load:
+        sessions = registry.statistics().sessions
+        # Old waits say nothing about now when no call makes new ones.
+        live = any(session.frames_out for session in sessions)
+        pixels = sum(w * h * session.fps_in for session in sessions for w, h in [session.size_wh])
+        return Load(
+            loop_lag_p99_ms=loop_lag.recorder.statistics().p99,
+            inference_wait_p95_ms=frames.statistics()["wait"].p95 if live else 0.0,
+            megapixels_per_s=pixels / 1e6,
+            cpu_percent=cpu.percent(),
+        )
+
+    holdings = Holdings(registry.has)
+    gate = Gate(settings, authority, Limits(settings.limits, measure), holdings)
+    gate.install(app)
     status = Status(registry, inference, frames, loop_lag)
     loader = ThreadPoolExecutor(1, thread_name_prefix="load")
     changer = ModelChanger(
@@ -112,7 +138,7 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
         settings, registry, status, MetricsPage(status.statistics), changer, web_root()
     )
     app[SIGNALING] = signaling
-    app.add_routes(signaling.routes())
+    app.add_routes([*signaling.routes(), *access_routes()])
 
     async def parts(_: web.Application) -> AsyncIterator[None]:
         inference.start()
@@ -120,6 +146,7 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
         yield
         # Reverse order: calls, then what they use.
         await registry.close(settings.server.shutdown_timeout_s)
+        holdings.close()
         lag_task.cancel()
         await asyncio.wait([lag_task])
         stopped = await asyncio.to_thread(inference.stop, settings.session.close_timeout_s)

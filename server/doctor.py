@@ -11,12 +11,14 @@ from importlib import metadata
 from typing import Any
 
 from server import __version__
+from server.auth import is_required
 from server.detections import EngineReport
 from server.detector.load import load_detector
 from server.errors import SightlineError
 from server.rtc.addresses import media_addresses
 from server.rtc.encoders.probe import choose_h264
 from server.settings import Settings
+from server.tls import is_on
 
 PACKAGES = ("aiortc", "aioice", "av", "aiohttp", "numpy", "opencv-python-headless", "uvloop")
 RUNTIMES = ("onnxruntime-openvino", "onnxruntime-gpu", "onnxruntime")
@@ -49,6 +51,7 @@ def report_lines(
         f"  outside    {', '.join(settings.rtc.ice_servers) or 'no STUN or TURN is asked'}"
     )
     lines.append(f"  limits     {settings.session.max_sessions} calls")
+    lines.append(f"  access     {_access(settings)}")
     return lines
 
 
@@ -86,15 +89,24 @@ def _parity(settings: Settings, engines: Sequence[EngineReport]) -> str:
     return "checked" if settings.detector.parity else "not checked: parity is off"
 
 
+def _access(settings: Settings) -> str:
+    if not is_required(settings.auth, settings.server.host):
+        return "open: whoever reaches the port may do everything"
+    if is_on(settings.tls):
+        return "a key or token is needed (python -m server token --help)"
+    return "a key or token is needed; without TLS in front it can be read on the way"
+
+
 def _urls(settings: Settings, port: int | None) -> list[str]:
+    scheme = "https" if is_on(settings.tls) else "http"
     host, shown_port = settings.server.host, settings.server.port if port is None else port
     if host in ("0.0.0.0", "::"):
         return [
-            f"http://{_bracketed(address)}:{shown_port}/"
+            f"{scheme}://{_bracketed(address)}:{shown_port}/"
             for address in ("127.0.0.1", *media_addresses())
             if not ipaddress.ip_address(address.partition("%")[0]).is_link_local
         ]
-    return [f"http://{_bracketed(host)}:{shown_port}/"]
+    return [f"{scheme}://{_bracketed(host)}:{shown_port}/"]
 
 
 def _bracketed(address: str) -> str:

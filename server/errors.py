@@ -7,10 +7,19 @@ SightlineError
  |   +- ParityError        the loaded engine disagrees with the reference answer
  +- RequestError           the caller is wrong: 4xx
  |   +- MalformedError         400  not what the route takes
+ |   +- UnauthorizedError      401  no valid key or token
+ |   +- ForbiddenError         403  known, but not entitled; or a foreign origin
  |   +- UnprocessableError     422  well formed, but cannot be served
  |   +- NotFoundError          404
+ |   +- NotAcceptableError     406  nothing in the offer that we can send
+ |   +- TimedOutError          408  the body came too slowly
+ |   +- ConflictError          409  the name is taken
+ |   +- NotLiveError           409  the stream's source is away; carries when to come back
+ |   +- StalePreconditionError 412  If-Match names another state
  |   +- TooLargeError          413
  |   +- UnsupportedTypeError   415
+ |   +- NoPreconditionError    428  If-Match is wanted
+ |   +- TooManyError           429  over a rate or a count of this caller; carries when to come back
  +- UnavailableError       503  full or draining; carries when to come back
 
 Messages name the key, the value and the range, in one line, and never hold secrets.
@@ -43,9 +52,100 @@ class RequestError(SightlineError):
     status = 400
     title = "Bad request"
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer says besides its body."""
+        return {}
+
 
 class MalformedError(RequestError):
     """Not what the route takes."""
+
+
+class UnauthorizedError(RequestError):
+    """No key or token, or one that is not valid (any more)."""
+
+    status = 401
+    title = "Sign-in needed"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="sightline"'}
+
+
+class ForbiddenError(RequestError):
+    """The caller is known and not entitled, or comes from a page that is not ours."""
+
+    status = 403
+    title = "Forbidden"
+
+
+class NotAcceptableError(RequestError):
+    """The offer takes nothing that we could send."""
+
+    status = 406
+    title = "Not acceptable"
+
+
+class ConflictError(RequestError):
+    """The name is taken."""
+
+    status = 409
+    title = "Conflict"
+
+
+class NotLiveError(ConflictError):
+    """The stream is known, and its source is away."""
+
+    title = "Not live"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_s)}
+
+
+class StalePreconditionError(RequestError):
+    """If-Match names another state of the session than its own."""
+
+    status = 412
+    title = "Precondition failed"
+
+
+class NoPreconditionError(RequestError):
+    """The session has an ETag, and the request names none."""
+
+    status = 428
+    title = "Precondition required"
+
+
+class TimedOutError(RequestError):
+    """The body did not come within its deadline; the connection is closed behind the answer."""
+
+    status = 408
+    title = "Too slow"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Connection": "close"}
+
+
+class TooManyError(RequestError):
+    """The caller is over a rate or a count of its own; others are served."""
+
+    status = 429
+    title = "Too many"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_s)}
 
 
 class UnprocessableError(RequestError):

@@ -95,6 +95,9 @@ class Registry:
             raise NotFoundError("session: no such call, or it has ended")
         return session
 
+    def has(self, session_id: str) -> bool:
+        return session_id in self._sessions
+
     def update(self, session_id: str, changes: Mapping[str, object]) -> CallOptions:
         return self.get(session_id).update(changes)
 

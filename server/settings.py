@@ -99,6 +99,20 @@ class SessionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """Named streams and their viewers (docs/publish.md, docs/view.md)."""
+
+    max_streams: int = key(32, "streams at the same time; one more gets 503", low=1, high=1000)
+    max_viewers: int = key(100, "viewers of one stream; one more gets 503", low=1, high=10_000)
+    no_signal_s: float = key(
+        30.0, "how long viewers keep the last picture when the source left", low=0, high=86_400
+    )
+    replace_source: bool = key(
+        False, "a second source of a stream ends the first instead of getting 409"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RtcSettings:
     """Media transport."""
 
@@ -173,20 +187,119 @@ class DetectorSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AuthSettings:
+    """Who may do what (docs/access.md)."""
+
+    auth: str = key(
+        "auto",
+        "whether a key or token is needed; auto: not when listening on loopback only",
+        choices=("auto", "on", "off"),
+    )
+    api_keys: tuple[str, ...] = key(
+        (), "keys as KEY or SCOPES:STREAMS:KEY, KEY in full or as sha256=HEX"
+    )
+    api_keys_file: str = key("", "file of such keys, one a line; readable by its owner alone")
+    token_secret: str = key(
+        "", "what tokens are signed with, 32 characters or more; empty makes and keeps one"
+    )
+    token_max_hours: float = key(
+        720.0, "longest life of a token that is issued here", low=0.01, high=87600
+    )
+    state_dir: str = key(
+        "", "where the secret and certificate made here are kept; empty: in the home folder"
+    )
+    allowed_origins: tuple[str, ...] = key(
+        (), "other sites whose pages may use the API, as https://site.example"
+    )
+    allowed_hosts: tuple[str, ...] = key(
+        (), "public names this server is reached by while no key or token is needed"
+    )
+    trusted_proxies: tuple[str, ...] = key(
+        (), "addresses or networks whose X-Forwarded-For and -Proto are believed"
+    )
+    turn_secret: str = key(
+        "", "secret shared with coturn (use-auth-secret): callers get short-lived credentials"
+    )
+    turn_ttl_s: int = key(3600, "life of TURN credentials made with it", low=60, high=3600)
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """How much one caller may ask, and when new calls are refused for the sake of running ones.
+
+    A caller is an address (IPv6: its /64 network) and, where one is shown, a key or token.
+    Callers on this machine are not counted by address.
+    """
+
+    requests_per_s: float = key(
+        50.0, "requests a caller may make in the long run; 0 for no limit", low=0, high=100_000
+    )
+    request_burst: int = key(200, "requests a caller may make at once", low=1, high=100_000)
+    opens_per_s: float = key(
+        5.0, "calls, streams and tokens a caller may open in the long run; 0: no limit",
+        low=0, high=10_000,
+    )  # fmt: skip
+    open_burst: int = key(20, "calls, streams and tokens it may open at once", low=1, high=10_000)
+    max_calls_per_address: int = key(
+        8, "calls of one address at the same time; 0 for no limit", low=0, high=1000
+    )
+    max_megapixels_per_s: float = key(
+        0.0, "pictures coming in, beyond which new calls get 503; 0 for no limit", low=0, high=1e6
+    )
+    admit_loop_lag_ms: float = key(
+        100.0, "p99 of the loop's lag beyond which new calls get 503; 0: not looked at",
+        low=0, high=10_000,
+    )  # fmt: skip
+    admit_wait_ms: float = key(
+        500.0, "p95 of the wait for the detector beyond which new calls get 503; 0: not looked at",
+        low=0, high=10_000,
+    )  # fmt: skip
+    admit_cpu_percent: float = key(
+        0.0, "share of all cores used here beyond which new calls get 503; 0: not looked at",
+        low=0, high=100,
+    )  # fmt: skip
+    idle_timeout_s: float = key(
+        12.0, "a connection without a whole request for so long is closed", low=1, high=600
+    )
+    body_timeout_s: float = key(10.0, "longest a body may take to come in", low=0.1, high=600)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """HTTPS, which browsers want before they give a camera to a page from another machine."""
+
+    tls: str = key(
+        "auto",
+        "self-signed makes a certificate and keeps it; auto uses the files, if named",
+        choices=("auto", "off", "self-signed"),
+    )
+    tls_certificate: str = key("", "PEM file of the certificate and its chain")
+    tls_key: str = key("", "PEM file of its private key; empty: it is in tls_certificate")
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything, by group."""
 
     server: ServerSettings = field(default_factory=ServerSettings)
     session: SessionSettings = field(default_factory=SessionSettings)
+    streams: StreamSettings = field(default_factory=StreamSettings)
     rtc: RtcSettings = field(default_factory=RtcSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
 
 
 GROUPS: tuple[tuple[str, type[Any]], ...] = (
     ("server", ServerSettings),
     ("session", SessionSettings),
+    ("streams", StreamSettings),
     ("rtc", RtcSettings),
     ("detector", DetectorSettings),
+    ("auth", AuthSettings),
+    ("limits", LimitSettings),
+    ("tls", TlsSettings),
 )
 
 
@@ -265,7 +378,9 @@ def parse_value(row: Key, value: object, origin: str) -> Any:
     if row.kind is str:
         if isinstance(value, dict | list):
             raise SettingsError(f"{origin}: {row.name}: {value!r} is not text")
-        text = "" if value is None else str(value)
+        # YAML reads a bare `on` or `off` as true or false.
+        words = {None: "", True: "on", False: "off"}
+        text = words[value] if value is None or isinstance(value, bool) else str(value)
         _check_choice(row, text, origin)
         return text
     return _parse_number(row, value, origin)

@@ -22,18 +22,19 @@ from server.errors import (
     UnavailableError,
     UnsupportedTypeError,
 )
+from server.gate import GATE, hold, principal_of
 from server.metrics import CONTENT_TYPE, MetricsPage
 from server.model_change import ModelChanger
 from server.offer import parse_offer
 from server.registry import Registry
 from server.settings import MODES, Settings
 from server.status import Status, model_json, session_json, statistics_json
+from server.turn import ice_servers_json
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-BODY_TIMEOUT_S = 10.0
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob: mediastream:; "
@@ -80,6 +81,7 @@ class Signaling:
         """`POST /offer`: a camera comes in, the annotated picture goes back."""
         answer = await self.registry.open(parse_offer(await self._json(request)))
         session = answer.session
+        hold(request, session.id, session.end)
         return web.json_response(
             {
                 "sdp": answer.sdp,
@@ -146,16 +148,15 @@ class Signaling:
 
     async def client_config(self, request: web.Request) -> web.Response:
         """What the page needs before it makes an offer."""
-        rtc = self.settings.rtc
-        servers = [
-            {"urls": url}
-            if url.startswith("stun")
-            else {"urls": url, "username": rtc.ice_username, "credential": rtc.ice_credential}
-            for url in rtc.ice_servers
-        ]
+        required = request.app[GATE].authority.required
+        principal = principal_of(request)
+        servers = ice_servers_json(
+            self.settings, principal.identity, relays=not required or bool(principal.scopes)
+        )
         return web.json_response(
             {
                 "version": __version__,
+                "auth_required": required,
                 "ice_servers": servers,
                 "modes": list(MODES),
                 "defaults": {
@@ -168,7 +169,8 @@ class Signaling:
         )
 
     async def stats(self, request: web.Request) -> web.Response:
-        return web.json_response(statistics_json(self.status.statistics()))
+        gate = request.app[GATE].statistics()
+        return web.json_response({**statistics_json(self.status.statistics()), **gate})
 
     async def healthz(self, request: web.Request) -> web.Response:
         """Alive: the loop answers. Depends on nothing else, so that nothing else restarts us."""
@@ -225,6 +227,7 @@ async def refuse_honestly(request: web.Request, handler: Handler) -> web.StreamR
         response.headers["Retry-After"] = str(error.retry_after_s)
     except RequestError as error:
         response = _problem(error.status, error.title, str(error))
+        response.headers.update(error.headers)
     except web.HTTPException as error:
         if error.status < 400:
             raise

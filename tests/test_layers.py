@@ -24,10 +24,11 @@ SERVER = Path(__file__).resolve().parents[1] / "server"
 # Lowest first. A module imports lower layers only, never its neighbours; the modules of one
 # package (`rtc`, `detector`) may import each other. `server/__init__.py` lies below everything.
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("floor", ("clock", "errors")),
+    ("floor", ("clock", "errors", "logs")),
     ("values", ("detections", "frame", "geometry", "model_registry", "settings")),
-    ("requests", ("call_options", "offer")),
-    ("mechanisms", ("data_channel", "latest", "mailbox", "telemetry")),
+    ("requests", ("call_options", "callers", "limits", "offer", "state_files", "turn")),
+    ("mechanisms", ("auth", "data_channel", "latest", "mailbox", "telemetry", "tls")),
+    ("possessions", ("holdings",)),
     ("pictures", ("overlay", "pixels")),
     ("engines", ("detector", "rtc")),
     ("worker", ("inference",)),
@@ -36,7 +37,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("peers", ("registry", "model_change")),
     ("state", ("status",)),
     ("records", ("metrics",)),
-    ("edge", ("signaling",)),
+    ("gate", ("gate",)),
+    ("edge", ("access_api", "signaling")),
     ("wiring", ("app",)),
     ("report", ("doctor",)),
     ("entry", ("__main__",)),
@@ -46,11 +48,14 @@ RANKS = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}
 # Third-party libraries and the modules that may import them.
 DOORS: Mapping[str, tuple[str, ...]] = {
     "OpenSSL": ("rtc",),
-    "aiohttp": ("__main__", "app", "signaling"),
+    "aiohttp": ("__main__", "access_api", "app", "gate", "signaling"),
     "aioice": ("rtc",),
+    "aiolimiter": ("limits",),
     "aiortc": ("rtc", "session", "tracks"),
     "av": ("pixels", "rtc", "tracks"),
+    "cryptography": ("rtc", "tls"),
     "cv2": ("detector", "overlay", "pixels"),
+    "jwt": ("auth",),
     "onnxruntime": ("detector",),
     "prometheus_client": ("metrics",),
     "pylibsrtp": ("rtc",),

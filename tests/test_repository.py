@@ -27,6 +27,7 @@ EXTRAS: dict[str, list[str]] = PYPROJECT["optional-dependencies"]
 DISTRIBUTIONS = {
     "OpenSSL": "pyopenssl",
     "cv2": "opencv-python-headless",
+    "jwt": "PyJWT",
     "onnxruntime": "onnxruntime-openvino",
     "yaml": "PyYAML",
 }
