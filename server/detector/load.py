@@ -8,7 +8,7 @@ loads, answers and agrees with the reference.
 import hashlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -192,14 +192,22 @@ class _Loading:
         return shaped
 
     def _shaped_file(self, input_name: str, size_wh: tuple[int, int]) -> Path:
-        content = self.path.read_bytes()
+        return self._derived(
+            self.path,
+            f"{size_wh[0]}x{size_wh[1]}",
+            lambda content: with_input_size(content, input_name, size_wh),
+        )
+
+    def _derived(self, path: Path, kind: str, change: Callable[[bytes], bytes]) -> Path:
+        """A changed copy of a model file in the cache, made once per content."""
+        content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()[:12]
-        folder = self.cache_dir / "shapes"
-        file = folder / f"{self.path.stem}-{digest}-{size_wh[0]}x{size_wh[1]}.onnx"
+        folder = self.cache_dir / "derived"
+        file = folder / f"{path.stem[:60]}-{digest}-{kind}.onnx"
         if not file.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             partial = file.with_suffix(f".{os.getpid()}")
-            partial.write_bytes(with_input_size(content, input_name, size_wh))
+            partial.write_bytes(change(content))
             partial.replace(file)
         return file
 

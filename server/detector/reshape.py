@@ -7,8 +7,17 @@ its size only shows when it runs, so the result must be tried. Field numbers are
 onnx.proto.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from server.detector.protobuf import (
+    BYTES,
+    Field,
+    Rewrite,
+    encoded,
+    fields,
+    rewritten,
+    varint_field,
+)
 from server.errors import ModelError
 
 MODEL_GRAPH = 7
@@ -18,10 +27,6 @@ TYPE_TENSOR = 1
 TENSOR_SHAPE = 2
 SHAPE_DIM = 1
 DIM_VALUE = 1
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-
-Field = tuple[int, int, bytes]
-Rewrite = Callable[[Field], Iterator[Field]]
 
 
 def with_input_size(model: bytes, input_name: str, size_wh: tuple[int, int]) -> bytes:
@@ -37,18 +42,18 @@ def with_input_size(model: bytes, input_name: str, size_wh: tuple[int, int]) -> 
         if number == GRAPH_VALUE:
             return
         if number == GRAPH_OUTPUT:
-            yield number, kind, _rewritten(content, _in_value(_with_open_sizes))
+            yield number, kind, rewritten(content, _in_value(_with_open_sizes))
         elif number == GRAPH_INPUT and _name_of(content) == input_name:
             found = True
-            yield number, kind, _rewritten(content, _in_value(_with_size(size_wh)))
+            yield number, kind, rewritten(content, _in_value(_with_size(size_wh)))
         else:
             yield field
 
     def in_model(field: Field) -> Iterator[Field]:
         number, kind, content = field
-        yield field if number != MODEL_GRAPH else (number, kind, _rewritten(content, in_graph))
+        yield field if number != MODEL_GRAPH else (number, kind, rewritten(content, in_graph))
 
-    reshaped = _rewritten(model, in_model)
+    reshaped = rewritten(model, in_model)
     if not found:
         raise ModelError(f"the file has no input {input_name}")
     return reshaped
@@ -60,13 +65,13 @@ def _in_value(shape_rewrite: Rewrite) -> Rewrite:
     def in_type(field: Field) -> Iterator[Field]:
         number, kind, content = field
         if number == TYPE_TENSOR:
-            content = _rewritten(content, shape_rewrite)
+            content = rewritten(content, shape_rewrite)
         yield number, kind, content
 
     def in_value(field: Field) -> Iterator[Field]:
         number, kind, content = field
         if number == VALUE_TYPE:
-            content = _rewritten(content, in_type)
+            content = rewritten(content, in_type)
         yield number, kind, content
 
     return in_value
@@ -76,7 +81,7 @@ def _with_open_sizes(field: Field) -> Iterator[Field]:
     """As many dimensions as before, none of them known."""
     number, kind, content = field
     if number == TENSOR_SHAPE:
-        content = b"".join(_encoded((SHAPE_DIM, BYTES, b"")) for _ in _fields(content))
+        content = b"".join(encoded((SHAPE_DIM, BYTES, b"")) for _ in fields(content))
     yield number, kind, content
 
 
@@ -86,76 +91,19 @@ def _with_size(size_wh: tuple[int, int]) -> Rewrite:
         if number != TENSOR_SHAPE:
             yield field
             return
-        dims = list(_fields(content))
+        dims = list(fields(content))
         if len(dims) != 4 or any(dim[0] != SHAPE_DIM for dim in dims):
             raise ModelError(f"the input has {len(dims)} dimensions, not N x C x H x W")
         width, height = size_wh
         for axis, side in ((2, height), (3, width)):
-            dims[axis] = (SHAPE_DIM, BYTES, _varint_field(DIM_VALUE, side))
-        yield number, kind, b"".join(_encoded(dim) for dim in dims)
+            dims[axis] = (SHAPE_DIM, BYTES, varint_field(DIM_VALUE, side))
+        yield number, kind, b"".join(encoded(dim) for dim in dims)
 
     return rewrite
 
 
 def _name_of(value: bytes) -> str:
-    for number, _, content in _fields(value):
+    for number, _, content in fields(value):
         if number == VALUE_NAME:
             return content.decode("utf-8", "replace")
     return ""
-
-
-def _rewritten(message: bytes, rewrite: Rewrite) -> bytes:
-    return b"".join(_encoded(part) for field in _fields(message) for part in rewrite(field))
-
-
-def _fields(message: bytes) -> Iterator[Field]:
-    """Number, wire type and content of each field; a number's content is its own bytes."""
-    at, end = 0, len(message)
-    while at < end:
-        tag, at = _varint(message, at)
-        number, kind = tag >> 3, tag & 7
-        if kind == VARINT:
-            _, after = _varint(message, at)
-            start = at
-        elif kind == BYTES:
-            length, start = _varint(message, at)
-            after = start + length
-        elif kind in (FIXED64, FIXED32):
-            start, after = at, at + (8 if kind == FIXED64 else 4)
-        else:
-            raise ModelError(f"not an ONNX file: wire type {kind}")
-        if after > end:
-            raise ModelError("not an ONNX file: cut off")
-        yield number, kind, message[start:after]
-        at = after
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(message) and shift < 64:
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise ModelError("not an ONNX file: a number does not end")
-
-
-def _encoded(field: Field) -> bytes:
-    number, kind, content = field
-    tag = _as_varint(number << 3 | kind)
-    return tag + _as_varint(len(content)) + content if kind == BYTES else tag + content
-
-
-def _varint_field(number: int, value: int) -> bytes:
-    return _as_varint(number << 3 | VARINT) + _as_varint(value)
-
-
-def _as_varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
