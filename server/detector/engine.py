@@ -81,6 +81,10 @@ def open_session(way: Way, dimensions: Mapping[str, int]) -> Any:
     options.inter_op_num_threads = 1
     # Idle threads that spin take the cores from decoding and encoding between frames.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if way.provider == "openvino":
+        # It optimises the graph itself: the same speed, and a fifth less of the time for which
+        # loading holds the interpreter (240 ms to 200 for YOLOX-nano, 260 to 220 for YOLO26n).
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     for name, value in dimensions.items():
         options.add_free_dimension_override_by_name(name, value)
     name, provider_options = way.ort_provider
