@@ -1,4 +1,4 @@
-"""`python -m server`: serve; `python -m server doctor`: say what would run here."""
+"""`python -m server`: serve; `... doctor`: say what would run here; `... token`: issue one."""
 
 import argparse
 import asyncio
@@ -19,14 +19,19 @@ from server.logs import set_up_logging
 from server.rtc.addresses import media_addresses
 from server.settings import Settings, add_arguments, load_settings
 from server.tls import make_tls
+from server.token_command import run_token
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] == "token":
+        return run_token(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m server",
         description="Detections drawn on live video, over WebRTC.",
         epilog="Every flag is also an environment variable (--port is SIGHTLINE_PORT) and a key "
-        "of the YAML file; flags are strongest, then variables, then the file.",
+        "of the YAML file; flags are strongest, then variables, then the file. "
+        "`python -m server token --help` tells how to issue tokens.",
     )
     parser.add_argument("command", nargs="?", choices=("serve", "doctor"), default="serve")
     parser.add_argument("--version", action="version", version=f"sightline {__version__}")

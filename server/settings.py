@@ -225,11 +225,7 @@ class AuthSettings:
 
 @dataclass(frozen=True, slots=True)
 class LimitSettings:
-    """How much one caller may ask, and when new calls are refused for the sake of running ones.
-
-    A caller is an address (IPv6: its /64 network) and, where one is shown, a key or token.
-    Callers on this machine are not counted by address.
-    """
+    """What one address, key or token may ask, and when new calls are refused for running ones."""
 
     requests_per_s: float = key(
         50.0, "requests a caller may make in the long run; 0 for no limit", low=0, high=100_000

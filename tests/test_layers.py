@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("gate", ("gate",)),
     ("edge", ("access_api", "signaling")),
     ("wiring", ("app",)),
-    ("report", ("doctor",)),
+    ("report", ("doctor", "token_command")),
     ("entry", ("__main__",)),
 )
 RANKS = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}
