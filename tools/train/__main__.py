@@ -54,6 +54,10 @@ def arguments() -> argparse.ArgumentParser:
     ship.add_argument("--full-precision", action="store_true", help="FP32, to compare with")
     ship.add_argument("--overlap", type=float, default=Deployment.overlap)
     ship.add_argument("--size", type=int, default=Deployment.size)
+    tell = verbs.add_parser("card", help="measure a model, write it into the README.md beside it")
+    tell.add_argument("model", type=Path)
+    tell.add_argument("--data", type=Path, nargs="+", required=True, help="evaluation folders")
+    tell.add_argument("--faces", type=Path, help="face detector (YuNet) to compare faces with")
     draw = verbs.add_parser("curves", help="picture of one or more runs")
     draw.add_argument("target", type=Path)
     draw.add_argument("runs", type=Path, nargs="+", help="folders of runs")
@@ -121,6 +125,11 @@ def main() -> None:
         )
         digest = export(options.checkpoint, options.target, deployment)
         print(f"{digest}  {options.target}")
+    elif options.verb == "card":
+        # Here, because it needs the server's packages, which training does not.
+        from tools.train import card
+
+        card.write(options.model, options.data, options.faces)
     else:
         curves.draw({run.name: run / "progress.jsonl" for run in options.runs}, options.target)
 

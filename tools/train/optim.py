@@ -14,18 +14,21 @@ import torch
 from torch import Tensor, nn
 
 
-def orthogonalise(gradient: Tensor, rounds: int = 5) -> Tensor:
-    """Newton-Schulz iteration of a matrix towards its nearest semi-orthogonal one."""
+def orthogonalise(gradients: Tensor, rounds: int = 5) -> Tensor:
+    """Newton-Schulz iteration of matrices (..., R, C) towards their nearest semi-orthogonal ones.
+
+    On CUDA and CPUs with BF16 the products run in BF16; the iteration forgives its rounding.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = gradient.bfloat16()
-    turned = x.shape[0] > x.shape[1]
+    x = gradients.bfloat16()
+    turned = x.shape[-2] > x.shape[-1]
     if turned:
-        x = x.T
-    x = x / (x.norm() + 1e-7)
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(rounds):
-        square = x @ x.T
+        square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    return (x.T if turned else x).to(gradient.dtype)
+    return (x.mT if turned else x).to(gradients.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -40,6 +43,9 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:
         assert closure is None
         for group in self.param_groups:
+            # Weights of one shape go through the iteration together: many small products cost
+            # more in calls than in arithmetic.
+            alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
             for p in group["params"]:
                 if p.grad is None:
                     continue
@@ -48,11 +54,14 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(p)
                 buffer = state["momentum"]
                 buffer.lerp_(p.grad, 1.0 - group["momentum"])
-                look_ahead = p.grad.lerp(buffer, group["momentum"])
-                matrix = orthogonalise(look_ahead.reshape(len(look_ahead), -1))
-                scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-                p.mul_(1.0 - group["lr"] * group["weight_decay"])
-                p.add_(matrix.reshape(p.shape), alpha=-group["lr"] * scale)
+                look_ahead = p.grad.lerp(buffer, group["momentum"]).reshape(len(p), -1)
+                alike.setdefault(tuple(look_ahead.shape), []).append((p, look_ahead))
+            for (rows, columns), members in alike.items():
+                steps = orthogonalise(torch.stack([matrix for _, matrix in members]))
+                scale = max(1.0, rows / columns) ** 0.5
+                for (p, _), step in zip(members, steps, strict=True):
+                    p.mul_(1.0 - group["lr"] * group["weight_decay"])
+                    p.add_(step.reshape(p.shape), alpha=-group["lr"] * scale)
 
 
 def optimisers(
