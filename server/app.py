@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,22 +13,27 @@ from server.access_api import access_routes
 from server.auth import Authority
 from server.call_options import CallOptions
 from server.detector.load import load_detector
-from server.gate import Gate
+from server.gate import Gate, hold, principal_of
+from server.gateway import Gateway, link_header
 from server.holdings import Holdings
+from server.hub import Hub, SentShot
 from server.inference import Detector, InferenceWorker
 from server.limits import CpuMeter, Limits, Load
 from server.metrics import MetricsPage
 from server.model_change import ModelChanger, model_folders
 from server.registry import Registry
 from server.rtc.encoders.probe import choose_h264
+from server.rtc.fanout import Fanout
 from server.rtc.options import IceServer, RtcOptions
 from server.rtc.peer import PeerConnection
 from server.session import Session
 from server.settings import RTC_SWITCHES, DetectorSettings, RtcSettings, Settings
 from server.signaling import Signaling, refuse_honestly
 from server.status import Status, model_json
+from server.streams import Publication, Stream, Streams
 from server.telemetry import FrameTelemetry, LoopLagSampler
-from server.turn import ice_credentials
+from server.turn import ice_credentials, ice_servers_json
+from server.viewer import Viewer
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +63,7 @@ def rtc_options(settings: RtcSettings, credentials: tuple[str, str]) -> RtcOptio
         bitrate_max_bps=settings.bitrate_max_kbps * 1000,
         ice_servers=servers,
         port_range=settings.port_pair(),
+        announced=settings.announce,
         gather_timeout_s=settings.gather_timeout_s,
         frame_deadline_ms=settings.frame_deadline_ms,
     )
@@ -98,20 +104,41 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
             "encoder": h264.name if codec == "H264" else "libvpx",
         }
 
-    def make_session(session_id: str, call_options: CallOptions) -> Session:
+    def options_now() -> RtcOptions:
+        return rtc_options(settings.rtc, ice_credentials(settings, "server"))
+
+    def make_session(
+        session_id: str, call_options: CallOptions, publication: Publication | None
+    ) -> Session:
         return Session(
             session_id=session_id,
             settings=settings.session,
             options=call_options,
-            peer=PeerConnection(
-                rtc_options(settings.rtc, ice_credentials(settings, "server")), encoders
-            ),
+            peer=PeerConnection(options_now(), encoders),
             inference=inference,
             frame_sink=frames,
             describe=describe,
+            publication=publication,
         )
 
-    registry = Registry(settings.session, make_session)
+    def make_hub(on_sent: Callable[[SentShot], None]) -> Hub:
+        return Hub(options_now(), encoders, on_sent)
+
+    def make_viewer(session_id: str, stream: Stream, rung: str) -> Viewer:
+        def find_fanout(codec: str) -> Fanout:
+            return stream.hub.fanout(codec, rung)
+
+        return Viewer(
+            session_id=session_id,
+            settings=settings.session,
+            peer=PeerConnection(options_now(), encoders, find_fanout),
+            stream=stream,
+            rung=rung,
+            describe=describe,
+        )
+
+    streams = Streams(settings.streams, make_hub, frames)
+    registry = Registry(settings.session, make_session, streams, make_viewer)
     cpu = CpuMeter()
 
     def measure() -> Load:
@@ -137,8 +164,15 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
     signaling = Signaling(
         settings, registry, status, MetricsPage(status.statistics), changer, web_root()
     )
+
+    def ice_links(request: web.Request) -> list[str]:
+        identity = principal_of(request).identity
+        servers = ice_servers_json(settings, identity, relays=True)
+        return [link_header(server) for server in servers]
+
     app[SIGNALING] = signaling
-    app.add_routes([*signaling.routes(), *access_routes()])
+    gateway = Gateway(settings, registry, streams, hold, ice_links)
+    app.add_routes([*signaling.routes(), *access_routes(), *gateway.routes()])
 
     async def parts(_: web.Application) -> AsyncIterator[None]:
         inference.start()

@@ -12,6 +12,7 @@ from server.clock import NS_PER_MS, now_ns
 if TYPE_CHECKING:
     from aiortc import RTCDataChannel
 
+CHANNEL_LABEL = "detections"
 BUFFERED_BYTES_AT_MOST = 64 * 1024
 MESSAGE_BYTES_AT_MOST = 1024
 
@@ -30,15 +31,25 @@ class DetectionChannel:
         channel.on("message", self._answer)
         self.send({"type": "hello", **hello})
 
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody listens."""
+        return self._channel is not None and self._channel.readyState == "open"
+
     def send(self, message: dict[str, Any]) -> None:
         """Send if there is an open channel with room."""
+        if self.is_open:
+            self.send_text(json.dumps(message, separators=(",", ":")))
+
+    def send_text(self, text: str) -> None:
+        """Send JSON text, which may be shared by several channels, as `send` does."""
         channel = self._channel
         if channel is None or channel.readyState != "open":
             return
         if channel.bufferedAmount > BUFFERED_BYTES_AT_MOST:
             self._dropped_full += 1
             return
-        channel.send(json.dumps(message, separators=(",", ":")))
+        channel.send(text)
 
     @property
     def dropped_full(self) -> int:

@@ -27,6 +27,7 @@ class SnapshotCollector(Collector):
         now = self._take()
         yield from _frames(now)
         yield from _calls(now)
+        yield from _streams(now)
         yield from _inference(now)
         yield _histogram(
             "sightline_loop_lag_seconds",
@@ -87,6 +88,25 @@ def _calls(now: ServerStatistics) -> Iterable[Metric]:
     for reason, count in sorted(now.registry.ended.items()):
         ended.add_metric([reason], count)
     yield ended
+
+
+def _streams(now: ServerStatistics) -> Iterable[Metric]:
+    """Bound of the labels: max_streams names."""
+    live = GaugeMetricFamily("sightline_stream_live", "1 while pictures come in", labels=["stream"])
+    viewers = GaugeMetricFamily("sightline_stream_viewers", "Viewers", labels=["stream"])
+    frames = CounterMetricFamily("sightline_stream_frames", "Pictures in", labels=["stream"])
+    labels = ["stream", "codec", "rung"]
+    encoded = CounterMetricFamily(
+        "sightline_shared_pictures", "Pictures encoded once for all viewers", labels=labels
+    )
+    for stream in now.registry.streams:
+        live.add_metric([stream.name], float(stream.live))
+        viewers.add_metric([stream.name], stream.viewers)
+        frames.add_metric([stream.name], stream.frames)
+        for encoding in stream.encodings:
+            fanout = encoding.fanout
+            encoded.add_metric([stream.name, fanout.codec, encoding.rung], fanout.encoded)
+    yield from (live, viewers, frames, encoded)
 
 
 def _inference(now: ServerStatistics) -> Iterable[Metric]:

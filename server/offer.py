@@ -23,6 +23,8 @@ class Offer:
 
     sdp: str
     options: Mapping[str, object]
+    stream: str = ""
+    """The name under which others may watch; empty for none."""
 
 
 def parse_offer(body: object) -> Offer:
@@ -40,8 +42,12 @@ def parse_offer(body: object) -> Offer:
     options = body.get("options") or {}
     if not isinstance(options, dict):
         raise MalformedError("options: not a JSON object")
+    stream = options.get("stream")
+    if stream is not None and not isinstance(stream, str):
+        raise MalformedError("options.stream: not text")
     check_sdp(sdp)
-    return Offer(sdp=sdp, options=options)
+    rest = {name: value for name, value in options.items() if name != "stream"}
+    return Offer(sdp=sdp, options=rest, stream=stream or "")
 
 
 def check_sdp(sdp: str) -> None:
@@ -90,3 +96,9 @@ def video_codec(sdp: str) -> str:
         return ""
     name = re.search(rf"^a=rtpmap:{first[1]} ([^/\s]+)/", sdp, re.MULTILINE)
     return name[1] if name else ""
+
+
+def one_line(error: Exception) -> str:
+    """The first line of what an SDP parser says, for the caller."""
+    text = str(error) or type(error).__name__
+    return text.splitlines()[0][:160]

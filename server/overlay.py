@@ -25,6 +25,7 @@ PALETTE_RGB: tuple[tuple[int, int, int], ...] = (
     (255, 214, 82), (95, 222, 180), (232, 121, 80), (140, 140, 255), (120, 200, 90),
 )  # fmt: skip
 LABELS_KEPT = 256
+CAPTION_COLOUR = 1
 LIGHT, DARK = (235, 128, 128), (22, 128, 128)
 
 
@@ -96,6 +97,14 @@ class Painter:
             label = self._label(text, class_id, scale.letter)
             x1, y1, _, _ = corners[row].tolist()
             _place(planes, label, x1, y1, scale.line)
+
+    def caption(self, planes: Planes, text: str) -> None:
+        """A line of text in the middle of the lower third."""
+        height, width = planes[0].shape
+        scale = Scale.of((width, height))
+        label = self._label(text, CAPTION_COLOUR, 2 * scale.letter)
+        left = (width - label[0].shape[1]) // 2
+        _place(planes, label, left, height * 3 // 4, 0)
 
     def _label(self, text: str, class_id: int, letter: int) -> Planes:
         key = (text, class_id, letter)

@@ -13,6 +13,8 @@ from server.errors import NotFoundError, UnavailableError, UnprocessableError
 from server.offer import Offer
 from server.session import Session, SessionStatistics
 from server.settings import SessionSettings
+from server.streams import Publication, Stream, Streams, StreamStatistics
+from server.viewer import Viewer, ViewerStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class ViewerAnswer:
+    """What a viewer gets back for its offer."""
+
+    viewer: Viewer
+    sdp: str
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryStatistics:
     """Counts since start and the calls as they stand."""
 
@@ -40,6 +50,9 @@ class RegistryStatistics:
     frames_out: int
     dropped: dict[str, int]
     sessions: tuple[SessionStatistics, ...]
+    viewers_opened: int = 0
+    viewers: tuple[ViewerStatistics, ...] = ()
+    streams: tuple[StreamStatistics, ...] = ()
 
 
 class Registry:
@@ -48,10 +61,16 @@ class Registry:
     def __init__(
         self,
         settings: SessionSettings,
-        make_session: Callable[[str, CallOptions], Session],
+        make_session: Callable[[str, CallOptions, Publication | None], Session],
+        streams: Streams,
+        make_viewer: Callable[[str, Stream, str], Viewer],
     ) -> None:
         self._settings = settings
         self._make_session = make_session
+        self._make_viewer = make_viewer
+        self._streams = streams
+        self._viewers: dict[str, Viewer] = {}
+        self._viewers_opened = 0
         self._sessions: dict[str, Session] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._draining = False
@@ -66,27 +85,66 @@ class Registry:
     async def open(self, offer: Offer) -> Answer:
         """Admit and answer a call; refused calls leave nothing behind."""
         self._admit()
-        options = CallOptions(
-            mode=self._settings.mode, confidence=self._settings.confidence
-        ).updated(offer.options)
-        session = self._make_session(secrets.token_urlsafe(18), options)
+        options = self._options(offer)
+        publication = None
+        if offer.stream:
+            publication = self._streams.claim(offer.stream, "call", returns_picture=True)
+        return await self._open(offer, options, publication)
+
+    async def publish(self, offer: Offer, stream_name: str) -> Answer:
+        """Admit and answer the source of a stream, which gets no picture back."""
+        self._admit()
+        options = self._options(offer)
+        publication = self._streams.claim(stream_name, "whip", returns_picture=False)
+        return await self._open(offer, options, publication)
+
+    async def _open(
+        self, offer: Offer, options: CallOptions, publication: Publication | None
+    ) -> Answer:
+        try:
+            session = self._make_session(secrets.token_urlsafe(18), options, publication)
+        except BaseException:
+            if publication is not None:
+                publication.end()
+            raise
+        if publication is not None:
+            publication.owner = session
         # In the table before the first await, so that the limit counts calls being answered.
         self._sessions[session.id] = session
         try:
-            async with asyncio.timeout(NEGOTIATION_TIMEOUT_S):
-                sdp = await session.negotiate(offer)
-        except BaseException as error:
+            sdp = await _negotiated(session, offer)
+        except BaseException:
             self._refused_offer += 1
             del self._sessions[session.id]
             self._keep(session.close("refused"), f"close {session.id}")
-            if isinstance(error, TimeoutError):
-                raise UnprocessableError(
-                    f"sdp: not negotiated within {NEGOTIATION_TIMEOUT_S:g} s"
-                ) from None
             raise
         self._opened += 1
         self._keep(self._live(session), f"session {session.id}")
         return Answer(session=session, sdp=sdp)
+
+    async def view(self, offer: Offer, stream_name: str, rung: str) -> ViewerAnswer:
+        """Admit and answer a viewer of a stream; a refused one leaves nothing behind."""
+        if self._draining:
+            raise UnavailableError("the server is stopping", RETRY_AFTER_S)
+        stream = self._streams.get(stream_name)
+        viewer = self._make_viewer(secrets.token_urlsafe(18), stream, rung)
+        self._viewers[viewer.id] = viewer
+        try:
+            sdp = await _negotiated(viewer, offer)
+        except BaseException:
+            del self._viewers[viewer.id]
+            self._keep(viewer.close("refused"), f"close {viewer.id}")
+            raise
+        self._viewers_opened += 1
+        self._keep(self._watch(viewer), f"viewer {viewer.id}")
+        return ViewerAnswer(viewer=viewer, sdp=sdp)
+
+    def viewer(self, session_id: str) -> Viewer:
+        """The viewer with this id; the id is what entitles to it."""
+        viewer = self._viewers.get(session_id)
+        if viewer is None:
+            raise NotFoundError("session: no such viewer, or it has ended")
+        return viewer
 
     def get(self, session_id: str) -> Session:
         """The call with this id; the id is what entitles to it."""
@@ -96,20 +154,25 @@ class Registry:
         return session
 
     def has(self, session_id: str) -> bool:
-        return session_id in self._sessions
+        """Whether this call or viewer is alive."""
+        return session_id in self._sessions or session_id in self._viewers
 
     def update(self, session_id: str, changes: Mapping[str, object]) -> CallOptions:
         return self.get(session_id).update(changes)
 
     async def end(self, session_id: str) -> None:
-        """End a call and wait until it is closed."""
-        await self.get(session_id).close("ended by the caller")
+        """End a call or a viewer and wait until it is closed."""
+        member = self._viewers.get(session_id) or self.get(session_id)
+        await member.close("ended by the caller")
 
     async def close(self, timeout_s: float) -> None:
         """End all calls at once, each within its own close deadline."""
         self._draining = True
         for session in self._sessions.values():
             session.end("server stops")
+        for viewer in self._viewers.values():
+            viewer.end("server stops")
+        self._streams.close()
         if not self._tasks:
             return
         _, pending = await asyncio.wait(self._tasks, timeout=timeout_s)
@@ -131,6 +194,9 @@ class Registry:
             frames_out=frames["out"],
             dropped=dict(dropped),
             sessions=sessions,
+            viewers_opened=self._viewers_opened,
+            viewers=tuple(viewer.statistics() for viewer in self._viewers.values()),
+            streams=self._streams.statistics(),
         )
 
     @property
@@ -155,6 +221,17 @@ class Registry:
             self._sessions.pop(session.id, None)
             _add_frames(session.statistics(), self._frames, self._dropped)
 
+    async def _watch(self, viewer: Viewer) -> None:
+        try:
+            await viewer.run()
+        finally:
+            self._viewers.pop(viewer.id, None)
+
+    def _options(self, offer: Offer) -> CallOptions:
+        settings = self._settings
+        start = CallOptions(mode=settings.mode, confidence=settings.confidence)
+        return start.updated(offer.options)
+
     def _keep(self, coroutine: Coroutine[Any, Any, object], name: str) -> None:
         """Own a task until it is done; an exception in it is a bug and is logged as one."""
         task = asyncio.create_task(coroutine, name=name)
@@ -171,3 +248,13 @@ def _add_frames(session: SessionStatistics, frames: Counter[str], dropped: Count
     frames["in"] += session.frames_in
     frames["out"] += session.frames_out
     dropped.update(session.dropped)
+
+
+async def _negotiated(member: Session | Viewer, offer: Offer) -> str:
+    try:
+        async with asyncio.timeout(NEGOTIATION_TIMEOUT_S):
+            return await member.negotiate(offer)
+    except TimeoutError:
+        raise UnprocessableError(
+            f"sdp: not negotiated within {NEGOTIATION_TIMEOUT_S:g} s"
+        ) from None

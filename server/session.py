@@ -16,24 +16,25 @@ from aiortc import RTCDataChannel, RTCRtpTransceiver, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamTrack
 
 from server.call_options import CallOptions
-from server.clock import NS_PER_MS, NS_PER_S, now_ns, ns_to_ms, s_to_ns, unix_ms
-from server.data_channel import DetectionChannel
+from server.clock import NS_PER_S, now_ns, ns_to_ms
+from server.data_channel import CHANNEL_LABEL, DetectionChannel
 from server.detections import Detections
-from server.errors import UnprocessableError
+from server.errors import UnavailableError, UnprocessableError
 from server.frame import Frame, Stamps, Submission
-from server.offer import Offer, video_codec
+from server.hub import Shot
+from server.liveness import Liveness
+from server.messages import frame_message
+from server.offer import Offer, one_line, video_codec
 from server.overlay import Painter
 from server.rtc.decoding import DecodedFrame
 from server.rtc.peer import PeerConnection, PeerStatistics
 from server.rtc.receiver import RemoteVideoTrack
 from server.settings import SessionSettings
+from server.streams import Publication
 from server.telemetry import DurationRecorder, RateMeter
 from server.tracks import OutgoingPicture, OutgoingVideoTrack
 
 logger = logging.getLogger(__name__)
-
-CHANNEL_LABEL = "detections"
-WATCH_INTERVAL_S = 0.25
 
 
 class Inference(Protocol):
@@ -85,6 +86,7 @@ class Session:
         inference: Inference,
         frame_sink: FrameSink,
         describe: Callable[[str], dict[str, Any]],
+        publication: Publication | None = None,
     ) -> None:
         self.id = session_id
         self._settings = settings
@@ -93,15 +95,14 @@ class Session:
         self._inference = inference
         self._frame_sink = frame_sink
         self._describe = describe
+        self._publication = publication
+        self._returns_picture = publication is None or publication.returns_picture
         self._codec = ""
         self._loop = asyncio.get_running_loop()
         self._outgoing = OutgoingVideoTrack()
         self._channel = DetectionChannel()
         self._painter = Painter()
-        self._connected = asyncio.Event()
-        self._ended = asyncio.Event()
-        self._reason = ""
-        self._state = "connecting"
+        self._liveness = Liveness(peer, settings)
         self._close_task: asyncio.Task[tuple[str, ...]] | None = None
         self._opened_at_ns = now_ns()
         # Written on the decoder thread.
@@ -125,8 +126,8 @@ class Session:
         peer = self._peer
         peer.on("track", self._on_track)
         peer.on("datachannel", self._on_datachannel)
-        peer.on("connectionstatechange", self._on_state)
-        peer.addTrack(self._outgoing)
+        if self._returns_picture:
+            peer.addTrack(self._outgoing)
         try:
             await peer.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
             video = self._video_transceiver()
@@ -135,17 +136,20 @@ class Session:
                     "sdp: the video section sends nothing (a=sendrecv is wanted)"
                 )
             for transceiver in peer.getTransceivers():
-                if transceiver.kind != "video":
+                if not self._returns_picture:
+                    # Audio too: a publisher that sends it is not asked to offer anew (RFC 9725).
+                    transceiver.direction = "recvonly"
+                elif transceiver.kind != "video":
                     transceiver.direction = "inactive"
             answer = await peer.createAnswer()
             assert answer is not None, "createAnswer returns None only after close"
             await peer.setLocalDescription(answer)
-        except UnprocessableError:
+        except (UnprocessableError, UnavailableError):
             raise
         except Exception as error:
             # aiortc's SDP code raises a dozen builtin kinds on bad text (reliability notes, B.4).
             logger.debug("Negotiation failed", exc_info=True)
-            raise UnprocessableError(f"sdp: cannot be negotiated: {_one_line(error)}") from error
+            raise UnprocessableError(f"sdp: cannot be negotiated: {one_line(error)}") from error
         sdp: str = peer.localDescription.sdp
         self._codec = video_codec(sdp)
         self._inference.attach(self.id, self._on_detected)
@@ -154,7 +158,7 @@ class Session:
     async def run(self) -> str:
         """Live until the peer leaves, falls silent or is told to; returns the reason."""
         try:
-            reason = await self._live()
+            reason = await self._liveness.wait()
         except Exception:
             # The top of the call: whatever went wrong ends this call and no other.
             logger.exception("Session %s failed", self.id)
@@ -163,54 +167,35 @@ class Session:
         logger.info(
             "Session %s ended: %s; %.0f s, %d frames in, %d out%s",
             self.id,
-            self._reason,
+            self._liveness.reason,
             (now_ns() - self._opened_at_ns) / NS_PER_S,
             self._frames_in,
             self._frames_out,
             f"; still running: {', '.join(survivors)}" if survivors else "",
         )
-        return self._reason
-
-    async def _live(self) -> str:
-        opened_at_ns = now_ns()
-        while True:
-            try:
-                async with asyncio.timeout(WATCH_INTERVAL_S):
-                    await self._ended.wait()
-                return self._reason
-            except TimeoutError:
-                pass
-            at_ns = now_ns()
-            if not self._connected.is_set():
-                if at_ns - opened_at_ns > s_to_ns(self._settings.connect_timeout_s):
-                    return "did not connect"
-                continue
-            silent_ns = at_ns - self._peer.last_packet_at_ns
-            if silent_ns > s_to_ns(self._settings.silent_timeout_s):
-                return "peer fell silent"
-            stale = silent_ns > s_to_ns(self._settings.stale_after_s)
-            self._state = "stale" if stale else "live"
+        return self._liveness.reason
 
     def end(self, reason: str) -> None:
         """Ask the call to end; the first reason stands."""
-        self._reason = self._reason or reason
-        self._ended.set()
+        self._liveness.end(reason)
 
     async def close(self, reason: str) -> tuple[str, ...]:
         """Free everything within the close deadline; names what survived it. Idempotent."""
         if self._close_task is None:
             self.end(reason)
-            self._state = "closing"
+            self._liveness.state = "closing"
             self._close_task = asyncio.create_task(self._close(), name=f"close {self.id}")
         return await asyncio.shield(self._close_task)
 
     async def _close(self) -> tuple[str, ...]:
         # Producers before consumers: no new result, no new picture, then the connection.
         self._inference.detach(self.id)
+        if self._publication is not None:
+            self._publication.end()
         self._outgoing.stop()
         survivors = await self._peer.close_within(self._settings.close_timeout_s)
         self._peer.remove_all_listeners()
-        self._state = "closed"
+        self._liveness.state = "closed"
         return survivors
 
     def update(self, changes: Mapping[str, object]) -> CallOptions:
@@ -222,21 +207,25 @@ class Session:
     def options(self) -> CallOptions:
         return self._options
 
+    @property
+    def stream_name(self) -> str:
+        """The stream this call is the source of; empty for none."""
+        return self._publication.stream.name if self._publication is not None else ""
+
+    async def add_candidates(self, lines: tuple[str, ...]) -> None:
+        """Take candidates that the peer found after its offer."""
+        await self._peer.add_candidates(lines)
+
+    @property
+    def remote_credentials(self) -> tuple[str, str]:
+        """The peer's ICE user fragment and password."""
+        return self._peer.remote_credentials
+
     def described(self) -> dict[str, Any]:
         """What runs for this call: model, codec, encoder; for the answer and the hello."""
         return self._describe(self._codec)
 
     # --- what the peer connection tells us, on the loop: only state is set here ---
-
-    def _on_state(self) -> None:
-        state = self._peer.connectionState
-        if state == "connected":
-            self._connected.set()
-            self._state = "live"
-        elif state == "failed":
-            self.end(self._peer.failure or "connection failed")
-        elif state == "closed":
-            self.end("peer left")
 
     def _on_track(self, track: MediaStreamTrack) -> None:
         if isinstance(track, RemoteVideoTrack):
@@ -299,7 +288,16 @@ class Session:
             painter=self._painter,
             on_sent=self._on_sent,
         )
-        self._call_soon(self._outgoing.offer, picture)
+        if self._publication is None:
+            self._call_soon(self._outgoing.offer, picture)
+        else:
+            self._call_soon(self._publish, self._publication, picture)
+
+    def _publish(self, publication: Publication, picture: OutgoingPicture) -> None:
+        """On the loop: a picture for the caller, where it wants one, and for all who watch."""
+        if self._returns_picture:
+            self._outgoing.offer(picture)
+        publication.offer(Shot(picture.frame, picture.detections, picture.names, picture.opacity))
 
     def _on_sent(self, picture: OutgoingPicture, stamps: Stamps) -> None:
         """On the loop, after a picture's last packet."""
@@ -316,25 +314,20 @@ class Session:
         `smooth` pictures do not wait for boxes, so the later stages are those of the last one."""
         last = self._last_sent
         at_ns = now_ns()
-        age_ns = at_ns - stamps.received_at_ns
-        stages_ms = {**last.stages_ms(), **stamps.stages_ms()}
-        self._channel.send(
-            {
-                "stream": self.id,
-                "seq": frame.frame_seq,
-                "rtp_timestamp": frame.rtp_timestamp,
-                "captured_unix_ms": round(unix_ms() - ns_to_ms(age_ns), 1),
-                "size": list(detections.size_wh),
-                "boxes": detections.to_rows(),
-                "stages_ms": {name: round(value, 3) for name, value in stages_ms.items()},
-                "server_ms": round(ns_to_ms(last.sent_at_ns - last.received_at_ns), 3),
-                "received_server_ms": round(stamps.received_at_ns / NS_PER_MS, 3),
-                "sent_server_ms": round(last.sent_at_ns / NS_PER_MS, 3),
-                "fps_in": round(self._frames_in_rate.per_second(at_ns), 1),
-                "fps_out": round(self._frames_out_rate.per_second(at_ns), 1),
-                "dropped": self._dropped(),
-            }
+        message = frame_message(
+            self.id,
+            frame,
+            detections,
+            rtp_timestamp=frame.rtp_timestamp,
+            stages_ms={**last.stages_ms(), **stamps.stages_ms()},
+            sent=last,
         )
+        message |= {
+            "fps_in": round(self._frames_in_rate.per_second(at_ns), 1),
+            "fps_out": round(self._frames_out_rate.per_second(at_ns), 1),
+            "dropped": self._dropped(),
+        }
+        self._channel.send(message)
 
     # --- small parts ---
 
@@ -389,7 +382,7 @@ class Session:
         at_ns = now_ns()
         return SessionStatistics(
             session=self.id,
-            state=self._state,
+            state=self._liveness.state,
             options=self._options,
             age_s=round((at_ns - self._opened_at_ns) / NS_PER_S, 1),
             frames_in=self._frames_in,
@@ -401,8 +394,3 @@ class Session:
             dropped=self._dropped(),
             peer=self._peer.statistics(),
         )
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    return text.splitlines()[0][:160]

@@ -22,7 +22,7 @@ from server.errors import (
     UnavailableError,
     UnsupportedTypeError,
 )
-from server.gate import GATE, hold, principal_of
+from server.gate import GATE, authorize, hold, principal_of
 from server.metrics import CONTENT_TYPE, MetricsPage
 from server.model_change import ModelChanger
 from server.offer import parse_offer
@@ -79,9 +79,12 @@ class Signaling:
 
     async def offer(self, request: web.Request) -> web.Response:
         """`POST /offer`: a camera comes in, the annotated picture goes back."""
-        answer = await self.registry.open(parse_offer(await self._json(request)))
+        offer = parse_offer(await self._json(request))
+        if offer.stream:
+            authorize(request, "publish", offer.stream)
+        answer = await self.registry.open(offer)
         session = answer.session
-        hold(request, session.id, session.end)
+        hold(request, session.id, session.end, offer.stream or None)
         return web.json_response(
             {
                 "sdp": answer.sdp,

@@ -3,6 +3,7 @@
 `/api/stats`, `/metrics`, `/readyz`, the page and the bench all read from here.
 """
 
+import asyncio
 import dataclasses
 import os
 import platform
@@ -39,6 +40,8 @@ class ProcessStatistics:
     resident_mib: float
     threads: int
     open_files: int
+    tasks: int
+    """Of the event loop."""
     uptime_s: float
 
 
@@ -92,6 +95,7 @@ class Status:
             resident_mib=resident_mib(),
             threads=threading.active_count(),
             open_files=_open_files(),
+            tasks=len(asyncio.all_tasks()),
             uptime_s=(now_ns() - self._started_at_ns) / NS_PER_S,
         )
 
@@ -170,6 +174,8 @@ def statistics_json(statistics: ServerStatistics) -> dict[str, Any]:
             "refused_offer": statistics.registry.refused_offer,
             "ended": statistics.registry.ended,
         },
+        "streams": plain(statistics.registry.streams),
+        "viewers": plain(statistics.registry.viewers),
         "sessions": [session_json(session) for session in statistics.registry.sessions],
         "stages_ms": {name: value.to_json() for name, value in statistics.stages.items()},
         "loop_lag_ms": statistics.loop_lag.to_json(),

@@ -26,7 +26,7 @@ from aiortc import (
 from aiortc.codecs import get_capabilities
 from aiortc.rtcdtlstransport import RTCCertificate
 from aiortc.rtcrtpparameters import RTCRtpCodecCapability
-from aiortc.sdp import SessionDescription
+from aiortc.sdp import SessionDescription, candidate_from_sdp
 
 from server.clock import ns_to_ms
 from server.rtc.extensions import also_common
@@ -113,6 +113,24 @@ class PeerConnection(RTCPeerConnection):
             if isinstance(transport, GuardedDtlsTransport) and transport.failure:
                 return transport.failure
         return ""
+
+    @property
+    def remote_credentials(self) -> tuple[str, str]:
+        """The peer's ICE user fragment and password, once its description is set."""
+        ice = self._RTCPeerConnection__remoteDescription().media[0].ice
+        return (ice.usernameFragment or "", ice.password or "") if ice else ("", "")
+
+    async def add_candidates(self, lines: Iterable[str]) -> None:
+        """Take candidates found after the description, as `candidate:...`; what cannot be used
+        is passed over."""
+        for line in lines:
+            try:
+                candidate = candidate_from_sdp(line.removeprefix("candidate:"))
+            except (ValueError, AssertionError, IndexError):
+                logger.debug("candidate passed over: %.80s", line)
+                continue
+            for transport in self._RTCPeerConnection__iceTransports:
+                await transport.addRemoteCandidate(candidate)
 
     def statistics(self) -> PeerStatistics:
         """A snapshot."""

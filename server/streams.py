@@ -1,0 +1,268 @@
+"""The named streams there are: who is the source of each, and who watches.
+
+A stream begins with its source. When the source leaves, its viewers keep the last picture for a
+while; a source that comes back under the name is seen by them without doing anything. On the
+loop only.
+"""
+
+import asyncio
+import json
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from server.clock import NS_PER_S, now_ns
+from server.errors import ConflictError, NotFoundError, NotLiveError, UnavailableError
+from server.frame import Stamps
+from server.hub import EncodingStatistics, Hub, SentShot, Shot
+from server.messages import frame_message
+from server.settings import StreamSettings
+from server.telemetry import RateMeter
+
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# A viewer that finds no live source comes back after so long: spread, so that not all come at once.
+RETRY_S = (2, 10)
+FULL_RETRY_S = 5
+
+
+class Source(Protocol):
+    """The session that a stream's pictures come from."""
+
+    def end(self, reason: str) -> None: ...
+
+
+class Watcher(Protocol):
+    """A viewer as its stream knows it; on the loop."""
+
+    def watches(self, codec: str, rung: str) -> bool: ...
+
+    def tell(self, text: str) -> None: ...
+
+    def end(self, reason: str) -> None: ...
+
+
+class FrameSink(Protocol):
+    """Takes the instants of every frame that left."""
+
+    def record(self, stamps: Stamps) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamStatistics:
+    """One stream as it stands."""
+
+    name: str
+    live: bool
+    """Pictures come in."""
+    source: str
+    """call or whip; empty while there is none."""
+    age_s: float
+    size_wh: tuple[int, int]
+    fps: float
+    frames: int
+    sources: int
+    """How many sources there have been."""
+    viewers: int
+    encodings: tuple[EncodingStatistics, ...]
+
+
+class Publication:
+    """A source's hold on its stream, from `Streams.claim` to `end`; a source that was replaced
+    holds nothing any more."""
+
+    def __init__(self, stream: "Stream", kind: str, returns_picture: bool) -> None:
+        self.stream = stream
+        self.kind = kind
+        self.returns_picture = returns_picture
+        self.owner: Source | None = None
+        """Set by whoever claimed, once there is a session."""
+
+    def offer(self, shot: Shot) -> None:
+        """The next picture."""
+        if self.stream.publication is self:
+            self.stream.offer(shot)
+
+    def end(self) -> None:
+        """The source is gone. Idempotent."""
+        if self.stream.publication is self:
+            self.stream.source_left()
+
+
+class Stream:
+    """One named stream; made and ended by `Streams`."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: StreamSettings,
+        make_hub: Callable[[Callable[[SentShot], None]], Hub],
+        frame_sink: FrameSink,
+        on_over: Callable[["Stream"], None],
+    ) -> None:
+        self.name = name
+        self.hub = make_hub(self._on_sent)
+        self.publication: Publication | None = None
+        self.viewers: dict[Watcher, None] = {}
+        self._settings = settings
+        self._frame_sink = frame_sink
+        self._on_over = on_over
+        self._opened_at_ns = now_ns()
+        self._expiry: asyncio.TimerHandle | None = None
+        self._frames = 0
+        self._rate = RateMeter()
+        self._size_wh = (0, 0)
+        self._sources = 0
+
+    # --- the source ---
+
+    def take(self, publication: Publication) -> None:
+        """This is the source from now on; one there was ends."""
+        before, self.publication = self.publication, publication
+        if before is not None and before.owner is not None:
+            before.owner.end("replaced by another source")
+        self._stop_expiry()
+        self._sources += 1
+        self.hub.source_came()
+
+    def source_left(self) -> None:
+        """Keep what was seen last, for a while and if anybody looks."""
+        self.publication = None
+        self.hub.source_left()
+        if not self.viewers:
+            self._on_over(self)
+            return
+        loop = asyncio.get_running_loop()
+        self._expiry = loop.call_later(self._settings.no_signal_s, self._on_over, self)
+
+    def offer(self, shot: Shot) -> None:
+        self._frames += 1
+        self._rate.add(now_ns())
+        self._size_wh = shot.frame.size_wh
+        self.hub.offer(shot)
+
+    # --- the viewers ---
+
+    def join(self, viewer: Watcher) -> None:
+        """Admit a viewer; refuses without a source and beyond the limit."""
+        if self.publication is None:
+            raise NotLiveError("stream: its source is away", random.randint(*RETRY_S))
+        limit = self._settings.max_viewers
+        if len(self.viewers) >= limit:
+            raise UnavailableError(f"max_viewers: {limit} viewers watch this stream", FULL_RETRY_S)
+        self.viewers[viewer] = None
+
+    def leave(self, viewer: Watcher) -> None:
+        """Idempotent. The last one to leave a stream without source ends it."""
+        self.viewers.pop(viewer, None)
+        if not self.viewers and self.publication is None:
+            self._on_over(self)
+
+    def close(self) -> None:
+        """End it for everybody. Idempotent."""
+        self._stop_expiry()
+        self.hub.close()
+        for viewer in list(self.viewers):
+            viewer.end("stream ended")
+
+    def statistics(self) -> StreamStatistics:
+        at_ns = now_ns()
+        publication = self.publication
+        return StreamStatistics(
+            name=self.name,
+            live=self.hub.has_signal,
+            source=publication.kind if publication is not None else "",
+            age_s=round((at_ns - self._opened_at_ns) / NS_PER_S, 1),
+            size_wh=self._size_wh,
+            fps=round(self._rate.per_second(at_ns), 1),
+            frames=self._frames,
+            sources=self._sources,
+            viewers=len(self.viewers),
+            encodings=self.hub.statistics(),
+        )
+
+    # --- small parts ---
+
+    def _on_sent(self, sent: SentShot) -> None:
+        """A shot has left for all viewers of one encoding: its boxes follow."""
+        publication, shot = self.publication, sent.shot
+        if publication is not None and not publication.returns_picture:
+            self._frame_sink.record(sent.stamps)
+        listeners = [viewer for viewer in self.viewers if viewer.watches(sent.codec, sent.rung)]
+        if shot.detections is None or not listeners:
+            return
+        message = frame_message(
+            self.name,
+            shot.frame,
+            shot.detections,
+            rtp_timestamp=sent.rtp_timestamp,
+            stages_ms=sent.stamps.stages_ms(),
+            sent=sent.stamps,
+        )
+        text = json.dumps(message, separators=(",", ":"))
+        for viewer in listeners:
+            viewer.tell(text)
+
+    def _stop_expiry(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+
+
+class Streams:
+    """All of them, by name."""
+
+    def __init__(
+        self,
+        settings: StreamSettings,
+        make_hub: Callable[[Callable[[SentShot], None]], Hub],
+        frame_sink: FrameSink,
+    ) -> None:
+        self._settings = settings
+        self._make_hub = make_hub
+        self._frame_sink = frame_sink
+        self._streams: dict[str, Stream] = {}
+
+    def claim(self, name: str, kind: str, *, returns_picture: bool) -> Publication:
+        """Become the source of a stream, which may be new; refuses where there is one."""
+        check_name(name)
+        stream = self._streams.get(name)
+        taken = stream is not None and stream.publication is not None
+        if taken and not self._settings.replace_source:
+            raise ConflictError(f"stream: {name} has a source (replace_source would end it)")
+        if stream is None:
+            limit = self._settings.max_streams
+            if len(self._streams) >= limit:
+                raise UnavailableError(f"max_streams: there are {limit} streams", FULL_RETRY_S)
+            stream = self._streams[name] = Stream(
+                name, self._settings, self._make_hub, self._frame_sink, self._over
+            )
+        publication = Publication(stream, kind, returns_picture)
+        stream.take(publication)
+        return publication
+
+    def get(self, name: str) -> Stream:
+        stream = self._streams.get(name)
+        if stream is None:
+            raise NotFoundError("stream: no such name")
+        return stream
+
+    def statistics(self) -> tuple[StreamStatistics, ...]:
+        return tuple(stream.statistics() for stream in self._streams.values())
+
+    def close(self) -> None:
+        """End all streams."""
+        for stream in list(self._streams.values()):
+            self._over(stream)
+
+    def _over(self, stream: Stream) -> None:
+        if self._streams.get(stream.name) is stream:
+            del self._streams[stream.name]
+        stream.close()
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no stream's name."""
+    if not NAME.fullmatch(name):
+        raise NotFoundError("stream: a name has 1 to 64 of A-Z, a-z, 0-9, _ and -")
