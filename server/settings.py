@@ -123,6 +123,9 @@ class RtcSettings:
     bitrate_min_kbps: int = key(300, "least video bitrate", low=50, high=50_000)
     bitrate_max_kbps: int = key(6000, "most video bitrate", low=100, high=100_000)
     port_range: str = key("", "UDP ports for media as FIRST-LAST; empty lets the system choose")
+    announce: tuple[str, ...] = key(
+        (), "addresses offered for media beside this machine's own, such as a container's host"
+    )
     ice_servers: tuple[str, ...] = key((), "STUN or TURN addresses; empty asks nobody outside")
     ice_username: str = key("", "user name for the TURN addresses")
     ice_credential: str = key("", "password for the TURN addresses")

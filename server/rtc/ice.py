@@ -132,15 +132,7 @@ class IceConnection(Connection):
                 logger.info("%r: could not bind to %s: %s", self, address, error)
                 continue
             host, port = protocol.transport.get_extra_info("sockname")[:2]
-            protocol.local_candidate = Candidate(
-                foundation=candidate_foundation("host", "udp", host),
-                component=component,
-                transport="udp",
-                priority=candidate_priority(component, "host"),
-                host=host,
-                port=port,
-                type="host",
-            )
+            protocol.local_candidate = _host_candidate(component, host, port)
             host_protocols.append(protocol)
             self._protocols.append(protocol)
             candidates.append(protocol.local_candidate)
@@ -150,7 +142,17 @@ class IceConnection(Connection):
                 f"port_range: all {last - first + 1} UDP ports of {first}-{last} are in use",
                 PORT_RETRY_AFTER_S,
             )
+        candidates += self._announced(component, candidates)
         return candidates + await self._ask_servers(component, host_protocols)
+
+    def _announced(self, component: int, candidates: list[Candidate]) -> list[Candidate]:
+        """The outside addresses that lead to our IPv4 or IPv6 sockets, port for port."""
+        return [
+            _host_candidate(component, address, candidate.port)
+            for address in self._options.announced
+            for candidate in candidates
+            if ipaddress.ip_address(candidate.host).version == ipaddress.ip_address(address).version
+        ]
 
     async def _open_socket(self, address: str) -> StunProtocol:
         ports = [0]
@@ -379,6 +381,18 @@ class GuardedStunProtocol(StunProtocol):
                 transaction.response_received(message, address)
         elif message.message_class == stun.Class.REQUEST:
             connection.request_received(message, address, self)
+
+
+def _host_candidate(component: int, host: str, port: int) -> Candidate:
+    return Candidate(
+        foundation=candidate_foundation("host", "udp", host),
+        component=component,
+        transport="udp",
+        priority=candidate_priority(component, "host"),
+        host=host,
+        port=port,
+        type="host",
+    )
 
 
 class IceGatherer(RTCIceGatherer):

@@ -4,6 +4,7 @@ Every change to aiortc's behaviour has a switch here, on by default. The reason 
 its measured effect stand in `server/rtc/README.md` under the same name.
 """
 
+import ipaddress
 from dataclasses import dataclass
 
 from server.errors import SettingsError
@@ -46,6 +47,8 @@ class RtcOptions:
     """Empty: nothing outside is asked."""
     port_range: tuple[int, int] | None = None
     """First and last UDP port for media, both used; None leaves it to the system."""
+    announced: tuple[str, ...] = ()
+    """Addresses offered beside those of this machine, at the same ports: a container's host."""
     gather_timeout_s: float = 1.5
     """Gathering ends here with what it has, whatever STUN and TURN do."""
     loopback_candidates: bool = False
@@ -83,6 +86,11 @@ class RtcOptions:
                 f"bitrate_min_bps, bitrate_max_bps: {self.bitrate_min_bps}, "
                 f"{self.bitrate_max_bps} do not rise within 10000..100000000"
             )
+        for address in self.announced:
+            try:
+                ipaddress.ip_address(address)
+            except ValueError:
+                raise SettingsError(f"announced: {address!r} is not an IP address") from None
         if self.port_range is not None:
             first, last = self.port_range
             if not 1024 <= first <= last <= 65535:

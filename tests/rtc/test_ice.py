@@ -242,3 +242,12 @@ async def test_an_authenticated_flood_of_sources_is_bounded() -> None:
         assert len(connection._check_list) <= 256
         assert connection.rejections.counts["candidates"] > 0
         await call.goes_on()
+
+
+async def test_an_announced_address_is_offered_at_the_port_of_ours() -> None:
+    async with gathered(replace(OPTIONS, announced=("203.0.113.7",))) as gatherer:
+        candidates = gatherer.getLocalCandidates()
+        own = {each.port for each in candidates if each.ip != "203.0.113.7" and ":" not in each.ip}
+        announced = {each.port for each in candidates if each.ip == "203.0.113.7"}
+        assert announced
+        assert announced == own
