@@ -3,8 +3,8 @@
 
 /**
  * @typedef {'unsupported'|'insecure'|'permission'|'screen-cancelled'|'no-camera'|'camera-busy'|
- *   'camera-lost'|'no-file'|'file-unplayable'|'server-full'|'server-gone'|'server-error'|
- *   'refused'|'no-path'|'connection-lost'|'offline'} FailureKind
+ *   'camera-lost'|'no-file'|'file-unplayable'|'server-full'|'server-busy'|'slow-down'|
+ *   'server-gone'|'server-error'|'locked'|'refused'|'no-path'|'connection-lost'|'offline'} FailureKind
  */
 
 /**
@@ -67,6 +67,16 @@ const TEXTS = {
     detail: 'Every place is taken. This page asks again by itself.',
     retry: 'auto',
   },
+  'server-busy': {
+    title: 'The server is too busy',
+    detail: 'It takes no new calls for the moment. This page asks again by itself.',
+    retry: 'auto',
+  },
+  'slow-down': {
+    title: 'The server asks to wait',
+    detail: 'Too many calls were made from here in a short time.',
+    retry: 'auto',
+  },
   'server-gone': {
     title: 'The server does not answer',
     detail: 'It may be restarting, or the way to it is cut.',
@@ -76,6 +86,11 @@ const TEXTS = {
     title: 'The server could not start the call',
     detail: 'Something failed on its side.',
     retry: 'auto',
+  },
+  locked: {
+    title: 'This server is locked',
+    detail: 'It serves calls only to those who have a key for it.',
+    retry: 'ask',
   },
   refused: {
     title: 'The server refused the call',

@@ -162,8 +162,12 @@ async function failureOf(reply) {
   }
   const after = Number(reply.headers.get('Retry-After') ?? NaN);
   const retryAfterS = Number.isFinite(after) && after >= 0 ? Math.min(after, 300) : null;
-  if (reply.status === 503 || reply.status === 429) {
-    return new Failure('server-full', { reason, retryAfterS });
+  if (reply.status === 401 || reply.status === 403) return new Failure('locked', { reason });
+  if (reply.status === 429) return new Failure('slow-down', { reason, retryAfterS });
+  if (reply.status === 503) {
+    // Our server names the limit that is reached; all else passes with time.
+    const isFull = /\bmax_\w+/.test(reason);
+    return new Failure(isFull ? 'server-full' : 'server-busy', { reason, retryAfterS });
   }
   // A gateway's own "nobody behind me".
   if (reply.status === 502 || reply.status === 504) return new Failure('server-gone', { reason });

@@ -60,13 +60,22 @@ async def test_an_insecure_page_is_explained_and_still_plays_files(
     chromium: Browser, log: Path, video_file: Path
 ) -> None:
     host = address_of_this_machine()
-    async with ServerProcess(log, host=host) as server, open_page(chromium) as page:
+    async with (
+        ServerProcess(log, "--auth", "off", host=host) as server,
+        open_page(chromium) as page,
+    ):
         message = await message_of_start(page, server.url, "failed")
         assert "needs a secure page" in message
         assert "localhost" in message
         await page.click("#source input[value=file]")
         await page.choose_file("#file", video_file)
         await page.wait_for(call_is("live"))
+
+
+async def test_a_locked_server_is_explained(chromium: Browser, log: Path) -> None:
+    async with ServerProcess(log, "--auth", "on") as server, open_page(chromium) as page:
+        message = await message_of_start(page, server.url, "failed")
+        assert "This server is locked" in message
 
 
 async def test_a_file_that_is_no_video_is_explained(
