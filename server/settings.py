@@ -28,6 +28,7 @@ RTC_SWITCHES = (
     "timed_nack",
     "bounded_decode",
     "datagram_guard",
+    "fast_consent",
     "own_encoders",
 )
 

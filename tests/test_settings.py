@@ -1,10 +1,13 @@
 import argparse
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from server.app import rtc_options
 from server.errors import SettingsError
-from server.settings import KEYS, Settings, add_arguments, load_settings
+from server.rtc.options import RtcOptions
+from server.settings import KEYS, RTC_SWITCHES, Settings, add_arguments, load_settings
 
 pytestmark = pytest.mark.unit
 
@@ -97,3 +100,15 @@ def test_every_key_has_a_help_text_and_its_default_is_in_range() -> None:
         assert row.help, row.name
         value = ",".join(row.default) if row.is_list else row.default
         assert parse_value(row, value, "default") == row.default
+
+
+def test_every_change_to_aiortc_can_be_left_out_by_its_name() -> None:
+    changes = {
+        item.name
+        for item in dataclasses.fields(RtcOptions)
+        if item.default is True and item.type in (bool, "bool")
+    }
+    assert changes == set(RTC_SWITCHES)
+    settings = load("--rtc-disable", ",".join(RTC_SWITCHES))
+    options = rtc_options(settings.rtc, ("", ""))
+    assert not any(getattr(options, name) for name in RTC_SWITCHES)
