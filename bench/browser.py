@@ -54,6 +54,8 @@ class PageSettings:
     start_kbps: int = 1_000
     """0 leaves the browser's own."""
     max_kbps: int = 2_000
+    playout_delay: bool = True
+    """False hides from the server that this browser can be asked to hold no picture back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class BrowserSettings:
         """What follows `python -m` to start the measured server."""
         model = [] if self.model is None else ["--model", self.model]
         if not self.detector:
-            model = ["--model", ""]
+            model = ["--model", "none"]
         return ["server", "--host", "127.0.0.1", *model, *self.server_args]
 
     def to_record(self) -> dict[str, Any]:
@@ -233,6 +235,7 @@ def _plan(settings: BrowserSettings) -> dict[str, Any]:
         "contentHint": settings.page.content_hint,
         "startKbps": settings.page.start_kbps,
         "maxKbps": settings.page.max_kbps,
+        "playoutDelay": settings.page.playout_delay,
         "atMost": round(planned_s * settings.fps),
     }
 

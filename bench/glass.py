@@ -85,7 +85,7 @@ class GlassSettings:
             return ["bench", "echo", *(["--stock"] if self.against == "stock-echo" else [])]
         model = [] if self.model is None else ["--model", self.model]
         if not self.detector:
-            model = ["--model", ""]
+            model = ["--model", "none"]
         return ["server", "--host", "127.0.0.1", *model, *self.server_args]
 
     def to_record(self) -> dict[str, Any]:

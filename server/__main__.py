@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from server import __version__
-from server.app import make_app, make_detector
+from server.app import make_app, make_detector, with_chosen_model
 from server.doctor import report_lines, run_doctor
 from server.errors import SightlineError
 from server.gate import make_runner
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     parsed = parser.parse_args(arguments)
     try:
-        settings = load_settings(parsed)
+        settings = with_chosen_model(load_settings(parsed))
         set_up_logging(settings.server.log_level)
         if parsed.command == "doctor":
             return run_doctor(settings, as_json=parsed.json)

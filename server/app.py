@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from server.inference import Detector, InferenceWorker
 from server.limits import CpuMeter, Limits, Load
 from server.metrics import MetricsPage
 from server.model_change import ModelChanger, model_folders
+from server.model_registry import chosen_model
 from server.registry import Registry
 from server.rtc.encoders.probe import choose_h264
 from server.rtc.fanout import Fanout
@@ -71,6 +73,16 @@ def rtc_options(settings: RtcSettings, credentials: tuple[str, str]) -> RtcOptio
 
 # What the page asks a camera for unless told otherwise; other shapes are made when they come.
 CAMERA_SIZES = ((640, 480),)
+
+
+# Loop lags measured, one in 10 ms, before they decide whether new calls are taken.
+LAGS_AT_LEAST = 300
+
+
+def with_chosen_model(settings: Settings) -> Settings:
+    """The settings with the model that they mean, by its path where it is our own."""
+    detector = replace(settings.detector, model=chosen_model(settings.detector.model))
+    return replace(settings, detector=detector)
 
 
 def make_detector(settings: Settings) -> Detector | None:
@@ -142,12 +154,13 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
     cpu = CpuMeter()
 
     def measure() -> Load:
-        sessions = registry.statistics().sessions
+        sessions, lag = registry.statistics().sessions, loop_lag.recorder.statistics()
         # Old waits say nothing about now when no call makes new ones.
         live = any(session.frames_out for session in sessions)
         pixels = sum(w * h * session.fps_in for session in sessions for w, h in [session.size_wh])
         return Load(
-            loop_lag_p99_ms=loop_lag.recorder.statistics().p99,
+            # The first seconds are those of start-up.
+            loop_lag_p99_ms=lag.p99 if lag.count >= LAGS_AT_LEAST else 0.0,
             inference_wait_p95_ms=frames.statistics()["wait"].p95 if live else 0.0,
             megapixels_per_s=pixels / 1e6,
             cpu_percent=cpu.percent(),

@@ -358,3 +358,15 @@ PYTORCH_ADVICE = (
     "the package that made them (for YOLO: `yolo export model=FILE format=onnx` where ultralytics "
     "is installed); many are in the registry as ONNX already: `python -m tools.fetch_model --list`"
 )
+
+
+NO_MODEL = "none"
+# Ours, part of the repository: what runs when nobody names a model.
+DEFAULT_MODEL = DEFAULT_CACHE_DIR.parent / "sightline-nano.onnx"
+
+
+def chosen_model(model: str) -> str:
+    """What the setting `model` means: ours when it is empty, nothing when it says `none`."""
+    if model == NO_MODEL:
+        return ""
+    return model or (str(DEFAULT_MODEL) if DEFAULT_MODEL.is_file() else "")

@@ -168,7 +168,11 @@ class RtcSettings:
 class DetectorSettings:
     """The model and what runs it."""
 
-    model: str = key("", "name from the registry or path of an ONNX file; several joined by +")
+    model: str = key(
+        "",
+        "name from the registry or path of an ONNX file, several joined by +; empty takes the one "
+        "that comes with Sightline, none passes video through",
+    )
     labels: str = key("", "file of class names, one a line, where the model has none")
     provider: str = key("auto", "what runs the model", choices=PROVIDERS)
     precision: str = key(

@@ -52,7 +52,7 @@ def run_server(*arguments: str, **environment: str) -> subprocess.CompletedProce
 
 
 async def test_it_says_what_runs_and_stops_in_order_on_sigterm() -> None:
-    async with server_process() as (process, url):
+    async with server_process("--model", "none") as (process, url):
         async with ClientSession() as http, http.get(f"{url}/healthz") as reply:
             assert reply.status == 200
         process.send_signal(signal.SIGTERM)
@@ -60,7 +60,7 @@ async def test_it_says_what_runs_and_stops_in_order_on_sigterm() -> None:
             output, errors = await process.communicate()
     assert process.returncode == 0, errors.decode()
     text = output.decode()
-    assert "detector" in text
+    assert "none: passing video through" in text
     assert "no STUN or TURN is asked" in text
     assert text.rstrip().endswith("Stopping")
 
