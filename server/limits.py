@@ -58,7 +58,7 @@ class Buckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    async def take(self, caller: str, cost: int = 1) -> int:
+    async def take(self, caller: str) -> int:
         """0 when there was room, else the seconds until there is. Never waits."""
         if not self._per_s:
             return 0
@@ -70,10 +70,9 @@ class Buckets:
                 self._buckets.popitem(last=False)
                 self.forgotten += 1
         self._buckets.move_to_end(caller)
-        cost = min(cost, self._burst)
-        if not bucket.has_capacity(cost):
-            return max(1, math.ceil(cost / self._per_s))
-        await bucket.acquire(cost)
+        if not bucket.has_capacity():
+            return max(1, math.ceil(1 / self._per_s))
+        await bucket.acquire()
         return 0
 
 
@@ -131,7 +130,8 @@ class Limits:
 
     async def failure(self, caller: str) -> None:
         """A wrong key or token."""
-        await self._requests.take(caller, FAILURE_COST)
+        for _ in range(FAILURE_COST):
+            await self._requests.take(caller)
 
     async def opening(self, caller: str) -> None:
         """Something new is asked for: a call, a stream, a token."""

@@ -38,10 +38,18 @@ class SafeFormatter(logging.Formatter):
         return "\n".join(f"  | {one_line(line)}" for line in stack_info.split("\n"))
 
 
+def is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Whether a record is about us: aiohttp has a traceback for whatever is not HTTP, and whoever
+    reaches the port could write as many as he likes."""
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__module__ != "aiohttp.http_exceptions"
+
+
 def set_up_logging(level: str) -> None:
     """Everything to standard error, through the formatter above."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(SafeFormatter(FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.getLogger("aiohttp.server").addFilter(is_worth_a_line)
     for noisy in ("aioice", "aiortc"):
         logging.getLogger(noisy).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)

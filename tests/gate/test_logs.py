@@ -3,10 +3,11 @@
 import logging
 
 import pytest
+from aiohttp.http_exceptions import BadStatusLine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.logs import FORMAT, LENGTH_AT_MOST, SafeFormatter, one_line
+from server.logs import FORMAT, LENGTH_AT_MOST, SafeFormatter, is_worth_a_line, one_line
 
 pytestmark = pytest.mark.unit
 
@@ -47,3 +48,12 @@ def test_the_lines_of_a_traceback_cannot_pass_for_lines_of_the_log() -> None:
 def test_any_text_becomes_one_line(text: str) -> None:
     assert len(one_line(text).splitlines()) <= 1
     one_line(text).encode("utf-8")
+
+
+def test_what_is_not_http_is_not_worth_a_line_and_our_own_mistakes_are() -> None:
+    def record(error: Exception) -> logging.LogRecord:
+        info = (type(error), error, None)
+        return logging.LogRecord("aiohttp.server", logging.ERROR, "here", 1, "failed", (), info)
+
+    assert not is_worth_a_line(record(BadStatusLine("junk")))
+    assert is_worth_a_line(record(ValueError("ours")))
