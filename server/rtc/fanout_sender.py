@@ -76,7 +76,6 @@ class ViewerPace:
         self._at_ns = at_ns
         return self._credit_bytes
 
-    @property
     def may_go_on(self) -> bool:
         """Whether a key frame would be sent now."""
         return self._credit_bytes is None or self._credit_bytes > 0
@@ -180,7 +179,7 @@ class FanoutSender(VideoSender):
 
     def _wish_if_slow(self, at_ns: int) -> None:
         due = at_ns - self._slow_wish_at_ns >= SLOW_WISH_NS
-        if self._fanout is not None and due and self._pace.may_go_on and self._frames_sent:
+        if self._fanout is not None and due and self._pace.may_go_on() and self._frames_sent:
             self._slow_wish_at_ns = at_ns
             self._fanout.wish_keyframe()
 
