@@ -95,6 +95,7 @@ class Session:
         self._inference = inference
         self._frame_sink = frame_sink
         self._describe = describe
+        self._told_names: tuple[str, ...] = ()
         self._publication = publication
         self._returns_picture = publication is None or publication.returns_picture
         self._codec = ""
@@ -233,9 +234,12 @@ class Session:
 
     def _on_datachannel(self, channel: RTCDataChannel) -> None:
         if channel.label == CHANNEL_LABEL:
-            self._channel.open(
-                channel, {"session": self.id, "mode": self._options.mode, **self.described()}
-            )
+            self._channel.open(channel, self._hello())
+
+    def _hello(self) -> dict[str, Any]:
+        """What boxes mean; told again when another model took over."""
+        self._told_names = self._inference.names
+        return {"session": self.id, "mode": self._options.mode, **self.described()}
 
     # --- a frame's way through, in order ---
 
@@ -312,6 +316,8 @@ class Session:
     def _send_detections(self, frame: Frame, detections: Detections, stamps: Stamps) -> None:
         """On the loop. In `exact` the picture has left and every stage is this frame's own; in
         `smooth` pictures do not wait for boxes, so the later stages are those of the last one."""
+        if self._inference.names is not self._told_names:
+            self._channel.send({"type": "hello", **self._hello()})
         last = self._last_sent
         at_ns = now_ns()
         message = frame_message(

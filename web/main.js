@@ -2,8 +2,9 @@
 
 import { Call } from './call.js';
 import { listCameras, watchCameras } from './camera.js';
+import { Failure } from './failures.js';
 import { DEFAULTS, checked, loadSettings, saveSettings } from './settings.js';
-import { getConfig } from './signaling.js';
+import { getConfig, getModels, putModel } from './signaling.js';
 import { View } from './view.js';
 
 /** @typedef {import('./settings.js').Settings} Settings */
@@ -15,7 +16,7 @@ let file = null;
 /** @type {Call|null} */
 let call = null;
 
-const view = new View({ start, stop, file: chooseFile, settings: changeSettings });
+const view = new View({ start, stop, file: chooseFile, settings: changeSettings, model: changeModel });
 
 /** What needs another picture, and what only another option. @type {(keyof Settings)[]} */
 const SOURCE_KEYS = ['source', 'deviceId', 'height'];
@@ -75,7 +76,29 @@ async function refreshCameras() {
   view.showCameras(await listCameras(), settings.deviceId);
 }
 
+/** @param {string} name */
+async function changeModel(name) {
+  view.showSwap(`Loading ${name}; the running one goes on meanwhile.`, true);
+  try {
+    view.showHello({ model: await putModel(name) });
+    view.showSwap('', false);
+  } catch (failure) {
+    view.showSwap(failure instanceof Failure ? failure.detail : String(failure), false);
+  }
+  await refreshModels();
+}
+
+async function refreshModels() {
+  try {
+    const [names, { model }] = await Promise.all([getModels(), getConfig()]);
+    view.showModels(names, model?.name ?? '');
+  } catch {
+    view.showModels([], ''); // not for us to change
+  }
+}
+
 async function greet() {
+  void refreshModels();
   try {
     const config = await getConfig();
     view.showModes(config.modes);

@@ -39,6 +39,8 @@ import { Failure } from './failures.js';
 
 const DEADLINE_MS = 8_000;
 const GOODBYE_MS = 1_000;
+/** A large model may be compiled for a while. */
+const LOADING_MS = 60_000;
 
 /** @type {ClientConfig} */
 const NO_CONFIG = {
@@ -57,6 +59,27 @@ const NO_CONFIG = {
 export async function getConfig(signal) {
   const reply = await request('api/client-config', { method: 'GET' }, signal);
   return { ...NO_CONFIG, ...(await json(reply)) };
+}
+
+/**
+ * The models this server could run now; none where it does not let us ask.
+ * @returns {Promise<string[]>}
+ */
+export async function getModels() {
+  const reply = await request('api/models', { method: 'GET' });
+  const { models } = await json(reply);
+  return (models ?? []).map((/** @type {{name: string}} */ { name }) => name);
+}
+
+/**
+ * Have another model run, for every call of this server.
+ * @param {string} name
+ * @returns {Promise<Model|null>} what runs then
+ */
+export async function putModel(name) {
+  const body = JSON.stringify({ model: name });
+  const reply = await request('api/model', { method: 'PUT', body }, undefined, LOADING_MS);
+  return (await json(reply))['model'] ?? null;
 }
 
 /**
@@ -128,10 +151,11 @@ function address(path) {
  * @param {string} path
  * @param {RequestInit} init
  * @param {AbortSignal} [signal]
+ * @param {number} [deadlineMs]
  * @returns {Promise<Response>} with a 2xx status
  */
-async function request(path, init, signal) {
-  const deadline = AbortSignal.timeout(DEADLINE_MS);
+async function request(path, init, signal, deadlineMs = DEADLINE_MS) {
+  const deadline = AbortSignal.timeout(deadlineMs);
   const signals = signal ? [signal, deadline] : [deadline];
   /** @type {Response} */
   let reply;

@@ -23,6 +23,7 @@ import { STAGES } from './telemetry.js';
  * @property {() => void} stop
  * @property {(file: File) => void} file
  * @property {(changed: Partial<Settings>) => void} settings
+ * @property {(name: string) => void} model
  */
 
 const BUDGET_MS = 75;
@@ -62,6 +63,8 @@ export class View {
     this.#bindSettings();
     this.#bindTheme();
     this.#bindHelp();
+    const swap = element('swap-model', HTMLSelectElement);
+    swap.addEventListener('change', () => this.#events.model(swap.value));
     this.#drawSpark();
     this.#drawStages([]);
     this.#drawObjects(null);
@@ -153,6 +156,24 @@ export class View {
     text('fact-fallback', fallbacks.join(' '));
     element('fact-fallback', HTMLElement).hidden = fallbacks.length === 0;
     if (hello.codec) text('fact-video', [hello.codec, hello.encoder].filter(Boolean).join(' · '));
+  }
+
+  /**
+   * The models to choose from; with fewer than two there is nothing to choose.
+   * @param {string[]} names
+   * @param {string} running
+   */
+  showModels(names, running) {
+    const select = element('swap-model', HTMLSelectElement);
+    select.replaceChildren(...names.map((name) => new Option(name, name)));
+    select.value = running;
+    element('swap', HTMLElement).hidden = names.length < 2;
+  }
+
+  /** What becomes of the wish for another model. @param {string} words @param {boolean} busy */
+  showSwap(words, busy) {
+    text('swap-note', words);
+    element('swap-model', HTMLSelectElement).disabled = busy;
   }
 
   /** @param {Telemetry|null} telemetry null clears the numbers */
