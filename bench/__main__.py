@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="bench", required=True, metavar="command")
     _add_glass(commands.add_parser("glass", help="delay from glass to glass, headless peers"))
     _add_browser(commands.add_parser("browser", help="delay from glass to glass, real browsers"))
+    _add_sessions(commands.add_parser("sessions", help="how many calls stay within the budget"))
+    _add_soak(commands.add_parser("soak", help="does the server stay as it was over time"))
     _add_stages(commands.add_parser("stages", help="each stage of a frame's way alone"))
     _add_echo(commands.add_parser("echo", help="a server that echoes, to know the floor"))
     return parser
@@ -98,7 +100,7 @@ def _add_glass(parser: argparse.ArgumentParser) -> None:
 def _add_browser(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Calls the server from real browsers, headless: a canvas camera with the time as a bar "
-        "code, measured until the browser expects the returned picture on its display."
+        "code, measured until the page is told that the returned picture is presented."
     )
     parser.set_defaults(command=_browser)
     add = parser.add_argument
@@ -142,6 +144,69 @@ def _add_browser(parser: argparse.ArgumentParser) -> None:
     add(
         "--budget-ms", type=float, metavar="MS", help="exit 1 when the slowest browser's p95 passes"
     )
+    add("--json", action="store_true", help="the record as the last line of standard output")
+    add("--out", type=Path, default=RESULTS, metavar="DIR", help="where the record is written")
+
+
+def _add_sessions(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Measures one call more each time until the worst call is over the budget or the slowest "
+        "one has too few pictures; a step that breaks is measured twice. The figure is the largest "
+        "number of calls that held."
+    )
+    parser.set_defaults(command=_sessions)
+    add = parser.add_argument
+    add("--mode", choices=("exact", "smooth", "both"), default="both", help="of the calls (both)")
+    add("--budget-ms", type=float, default=75.0, metavar="MS", help="p95 of the worst call (75)")
+    add("--exact-fps", type=float, default=8.0, help="least pictures per second in exact (8)")
+    add("--smooth-fps", type=float, default=27.0, help="least pictures per second in smooth (27)")
+    add("--begin", type=int, default=1, metavar="N", help="calls of the first step (1)")
+    add("--up-to", type=int, default=12, metavar="N", help="calls of the last step (12)")
+    add("--at-least", type=int, default=0, metavar="N", help="exit 1 when a mode holds fewer")
+    _add_calls(parser)
+    add("--seconds", type=float, default=10.0, help="measured time of each step (10)")
+    add("--warmup", type=float, default=3.0, help="seconds before that, not measured (3)")
+    _add_output(parser)
+
+
+def _add_soak(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Calls stay while others join and leave; tells how memory, threads, open files, tasks and "
+        "delay grow, with confidence, and what is left in the end. Exits with 1 when the server "
+        "did not stay as it was."
+    )
+    parser.set_defaults(command=_soak)
+    add = parser.add_argument
+    add("--minutes", type=float, default=30.0, help="of the run (30)")
+    add("--settle", type=float, metavar="MINUTES", help="left out of the slopes (5, or a sixth)")
+    add("--every", type=float, default=5.0, metavar="SECONDS", help="between two joins (5)")
+    add("--clients", type=int, default=1, metavar="N", help="calls that stay and are measured (1)")
+    add("--rss-limit", type=float, default=1.0, metavar="MIB", help="growth allowed per hour (1)")
+    add("--mode", choices=("exact", "smooth"), default="exact", help="of the calls (exact)")
+    _add_calls(parser)
+    _add_output(parser)
+
+
+def _add_calls(parser: argparse.ArgumentParser) -> None:
+    """What the calls of a started server are like."""
+    add = parser.add_argument
+    add("--fps", type=float, default=30.0, help="pictures per second each client sends (30)")
+    add("--size", type=_size, default=(640, 480), metavar="WxH", help="picture size (640x480)")
+    add("--codec", choices=("H264", "VP8"), default="H264", help="of both directions (H264)")
+    add("--clip", type=Path, metavar="FILE", help="a video to send; else the server's photographs")
+    add("--model", metavar="NAME", help="of the started server; else the server's own default")
+    add("--no-detector", action="store_true", help="the started server passes video through")
+    add(
+        "--server-arg",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="one more argument of the started server; repeatable, as --server-arg=--threads=1",
+    )
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--json", action="store_true", help="the record as the last line of standard output")
     add("--out", type=Path, default=RESULTS, metavar="DIR", help="where the record is written")
 
@@ -239,6 +304,69 @@ def _browser(options: argparse.Namespace) -> int:
     if options.json:
         print(record.to_json())
     return OVER_BUDGET if over else OK
+
+
+def _sessions(options: argparse.Namespace) -> int:
+    from bench.glass import GlassSettings
+    from bench.record import plain
+    from bench.sessions import MODES, SessionsSettings, describe, search, summary_of
+
+    settings = SessionsSettings(
+        glass=GlassSettings(
+            **_calls(options), seconds=options.seconds, warmup_s=options.warmup, listens=False
+        ),
+        modes=MODES if options.mode == "both" else (options.mode,),
+        budget_ms=options.budget_ms,
+        least_fps={"exact": options.exact_fps, "smooth": options.smooth_fps},
+        begin=options.begin,
+        up_to=options.up_to,
+    )
+    make_record = _record_begun("sessions")
+    reports = _run(search(settings, _show_progress))
+    record = make_record(settings.to_record(), summary_of(reports), plain(reports))
+    path = record.write(options.out, f"{options.mode}-{settings.glass.codec}".lower())
+    print(describe(reports, settings))
+    print(f"record: {path.name}")
+    if options.json:
+        print(record.to_json())
+    fewest = min(report.sessions for report in reports)
+    return OVER_BUDGET if fewest < options.at_least else OK
+
+
+def _soak(options: argparse.Namespace) -> int:
+    from bench.glass import GlassSettings
+    from bench.record import plain
+    from bench.soak import SoakSettings, describe, soak, summary_of
+
+    settle = min(5.0, options.minutes / 6) if options.settle is None else options.settle
+    settings = SoakSettings(
+        glass=GlassSettings(**_calls(options), clients=options.clients, mode=options.mode),
+        minutes=options.minutes,
+        settle_minutes=settle,
+        every_s=options.every,
+        rss_limit_mib_per_hour=options.rss_limit,
+    )
+    make_record = _record_begun("soak")
+    report = _run(soak(settings, _show_progress))
+    record = make_record(settings.to_record(), plain(summary_of(report)), [plain(report)])
+    path = record.write(options.out, f"{settings.minutes:g}min-{settings.glass.mode}")
+    print(describe(report, settings))
+    print(f"record: {path.name}")
+    if options.json:
+        print(record.to_json())
+    return OVER_BUDGET if report.faults else OK
+
+
+def _calls(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "fps": options.fps,
+        "size_wh": options.size,
+        "codec": options.codec,
+        "clip": options.clip,
+        "model": options.model,
+        "detector": not options.no_detector,
+        "server_args": tuple(options.server_arg),
+    }
 
 
 def _over_budget(p95_ms: float | None, budget_ms: float | None) -> bool:

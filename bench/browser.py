@@ -22,7 +22,7 @@ from bench.browsers.report import BrowserReport, Seen, mean_between, picture_rep
 from bench.clip import load_clip
 from bench.errors import PeerError, ServerError, UsageError
 from bench.record import plain
-from bench.server_process import RunningServer, started
+from bench.server_process import TAKES_EVERY_CALL, RunningServer, started
 from bench.usage import Usage, UsageMeter
 from server.clock import NS_PER_MS, now_ns
 
@@ -99,7 +99,7 @@ class BrowserSettings:
         model = [] if self.model is None else ["--model", self.model]
         if not self.detector:
             model = ["--model", "none"]
-        return ["server", "--host", "127.0.0.1", *model, *self.server_args]
+        return ["server", "--host", "127.0.0.1", *TAKES_EVERY_CALL, *model, *self.server_args]
 
     def to_record(self) -> dict[str, Any]:
         """For the record: names of files without their folders."""

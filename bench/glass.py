@@ -22,7 +22,7 @@ from bench.clip import MAX_BYTES, Clip, load_clip
 from bench.errors import ServerError, UsageError
 from bench.peer import Peer
 from bench.record import plain
-from bench.server_process import RunningServer, started
+from bench.server_process import TAKES_EVERY_CALL, RunningServer, started
 from bench.summary import RunReport
 from bench.usage import UsageMeter, told_usage
 from bench.window import Window, client_report
@@ -86,7 +86,7 @@ class GlassSettings:
         model = [] if self.model is None else ["--model", self.model]
         if not self.detector:
             model = ["--model", "none"]
-        return ["server", "--host", "127.0.0.1", *model, *self.server_args]
+        return ["server", "--host", "127.0.0.1", *TAKES_EVERY_CALL, *model, *self.server_args]
 
     def to_record(self) -> dict[str, Any]:
         """For the record: names of files without their folders."""

@@ -256,7 +256,8 @@ class ChromiumPage(Page):
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
         if "exceptionDetails" in answer:
-            raise BrowserError(str(answer["exceptionDetails"].get("exception", answer)))
+            thrown = answer["exceptionDetails"].get("exception", {})
+            raise BrowserError(str(thrown.get("description") or thrown or answer))
         return answer["result"].get("value")
 
     async def press(self, key: str, *, shift: bool = False) -> None:

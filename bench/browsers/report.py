@@ -33,7 +33,7 @@ class Seen:
     presented_at_ms: float
     """Handed to the compositor."""
     displayed_at_ms: float
-    """When the browser expects it on the glass: the end of the way."""
+    """When the browser expects it on the glass."""
     received_at_ms: float
     """Its last packet arrived; -1 where the browser does not tell."""
     decoded_ms: float
@@ -62,14 +62,16 @@ class BrowserReport:
     fps_sent: float
     fps_received: float
     latency_ms: Distribution | None
-    """From the bar code drawn to the instant of display that the browser expects."""
-    callback_ms: Distribution | None
-    """The same until the page's callback ran, which a page could react to."""
+    """From the bar code drawn until the page is told that the returned picture is presented."""
+    presented_ms: Distribution | None
+    """The same until the browser handed the picture to its compositor."""
+    expected_ms: Distribution | None
+    """The same until the instant of display that the browser expects."""
     display_ms: Distribution | None
-    """The browser's own part: last packet received to expected display."""
+    """The browser's own part: last packet received until the page is told."""
+    hold_ms: Distribution | None
+    """Of that, until handed to the compositor: decoding, and waiting for no reason but pace."""
     decode_ms: Distribution | None
-    wait_ms: Distribution | None
-    """Decoded until handed to the compositor, as far as the browser tells."""
     reading_ms: Distribution | None
     freezes: Freezes
     growth_ms_per_minute: float
@@ -111,14 +113,9 @@ def picture_report(
     sent = sum(begin_ms <= at < end_ms for at in drawn_at_ms)
     arrived = sum(begin_ms <= at < end_ms for at in arrivals_ms)
     duration_s = (end_ms - begin_ms) / 1_000
-    latencies = [picture.displayed_at_ms - at for at, picture in inside]
+    latencies = [picture.called_at_ms - at for at, picture in inside]
     told = [picture for _, picture in inside if picture.received_at_ms >= 0]
     decoded = [picture for _, picture in inside if picture.decoded_ms >= 0]
-    waited = [
-        picture.presented_at_ms - picture.received_at_ms - picture.decoded_ms
-        for picture in told
-        if picture.decoded_ms >= 0
-    ]
     return {
         "sent": sent,
         "returned": len(inside),
@@ -128,10 +125,11 @@ def picture_report(
         "fps_sent": rate_per_s(sent, duration_s),
         "fps_received": rate_per_s(arrived, duration_s),
         "latency_ms": distribution(latencies),
-        "callback_ms": distribution([picture.called_at_ms - at for at, picture in inside]),
-        "display_ms": distribution([p.displayed_at_ms - p.received_at_ms for p in told]),
+        "presented_ms": distribution([picture.presented_at_ms - at for at, picture in inside]),
+        "expected_ms": distribution([picture.displayed_at_ms - at for at, picture in inside]),
+        "display_ms": distribution([p.called_at_ms - p.received_at_ms for p in told]),
+        "hold_ms": distribution([p.presented_at_ms - p.received_at_ms for p in told]),
         "decode_ms": distribution([picture.decoded_ms for picture in decoded]),
-        "wait_ms": distribution(waited),
         "reading_ms": distribution([picture.reading_ms for _, picture in inside]),
         "freezes": freezes(arrivals_ms, begin_ms, end_ms),
         "growth_ms_per_minute": growth_per_minute(

@@ -9,10 +9,11 @@ from bench.statistics import Distribution, median
 QUANTILES: Final = ("p50", "p95", "p99", "max")
 PARTS: Final = (
     "latency_ms",
-    "callback_ms",
+    "presented_ms",
+    "expected_ms",
     "display_ms",
+    "hold_ms",
     "decode_ms",
-    "wait_ms",
     "reading_ms",
 )
 
@@ -42,13 +43,16 @@ def describe(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             + "".join(f"{_text(browser['latency_ms'][q]):>9}" for q in QUANTILES)
             + f"{_text(browser['fps_received']):>8}{browser['lost']:>7}{browser['freezes']:>9}"
         )
-        display, server = browser["display_ms"], browser["server_ms"]
+        display, hold, server = browser["display_ms"], browser["hold_ms"], browser["server_ms"]
         lines.append(
-            f"  received to display {_text(display['p50'])}/{_text(display['p95'])}, server "
-            f"{_text(server['p50'])}/{_text(server['p95'])} ms (p50/p95), encoder "
-            f"{_text(browser['encode_ms'])} ms, browser {_text(browser['browser_cpu_percent'])} "
-            f"and server {_text(browser['server_cpu_percent'])} % CPU, "
-            f"{browser['slots_skipped']} pictures the page was too late for"
+            f"  browser: last packet to page told {_pair(display)}, of which to its compositor "
+            f"{_pair(hold)}; expects to display after {_pair(browser['expected_ms'])} in all; "
+            f"encoder {_text(browser['encode_ms'])}; server {_pair(server)} ms (p50/p95)"
+        )
+        lines.append(
+            f"  browser {_text(browser['browser_cpu_percent'])} % CPU, server "
+            f"{_text(browser['server_cpu_percent'])} %; {browser['codec']}; "
+            f"{browser['slots_skipped']} pictures the page was too late to draw"
         )
     return "\n".join(lines)
 
@@ -56,6 +60,7 @@ def describe(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
 def _browser(runs: Sequence[BrowserReport]) -> dict[str, Any]:
     return {
         "version": runs[0].version,
+        "codec": f"{runs[0].codec.get('name')} {runs[0].codec.get('width')} wide",
         **{
             part: {
                 name: _median(_of(getattr(run, part), name) for run in runs) for name in QUANTILES
@@ -78,6 +83,10 @@ def _browser(runs: Sequence[BrowserReport]) -> dict[str, Any]:
         "browser_cpu_percent": _median(run.browser_cpu_percent for run in runs),
         "server_cpu_percent": _median(run.server_cpu_percent for run in runs),
     }
+
+
+def _pair(values: Mapping[str, float | None]) -> str:
+    return f"{_text(values['p50'])}/{_text(values['p95'])}"
 
 
 def _of(values: Distribution | None, name: str) -> float | None:

@@ -14,15 +14,15 @@ INTERVAL_MS = 40.0
 
 
 def seen(number: int, drawn_at_ms: float, latency_ms: float = 30.0) -> Seen:
-    displayed_at_ms = drawn_at_ms + latency_ms
+    called_at_ms = drawn_at_ms + latency_ms
     return Seen(
         number=number,
         time_us=round(drawn_at_ms * 1_000),
-        called_at_ms=displayed_at_ms - 2,
-        frame_at_ms=displayed_at_ms - 3,
-        presented_at_ms=displayed_at_ms - 4,
-        displayed_at_ms=displayed_at_ms,
-        received_at_ms=displayed_at_ms - 10,
+        called_at_ms=called_at_ms,
+        frame_at_ms=called_at_ms - 1,
+        presented_at_ms=called_at_ms - 4,
+        displayed_at_ms=called_at_ms + 12,
+        received_at_ms=called_at_ms - 10,
         decoded_ms=1.5,
         reading_ms=0.4,
     )
@@ -40,9 +40,10 @@ def test_only_pictures_drawn_within_the_window_count() -> None:
     told = picture_report(log, drawn, drawn[5], drawn[15])
     assert (told["sent"], told["returned"], told["lost"]) == (10, 10, 0)
     assert told["latency_ms"].p50 == pytest.approx(30)
-    assert told["callback_ms"].p50 == pytest.approx(28)
+    assert told["presented_ms"].p50 == pytest.approx(26)
+    assert told["expected_ms"].p50 == pytest.approx(42)
     assert told["display_ms"].p50 == pytest.approx(10)
-    assert told["wait_ms"].p50 == pytest.approx(4.5)
+    assert told["hold_ms"].p50 == pytest.approx(6)
     assert told["fps_sent"] == pytest.approx(25)
 
 
@@ -111,10 +112,11 @@ def report(browser: str, p50_ms: float) -> BrowserReport:
         fps_sent=30,
         fps_received=29,
         latency_ms=spread,
-        callback_ms=spread,
+        presented_ms=spread,
+        expected_ms=spread,
         display_ms=None,
+        hold_ms=None,
         decode_ms=None,
-        wait_ms=None,
         reading_ms=None,
         freezes=Freezes(0, 0, 50),
         growth_ms_per_minute=0,

@@ -31,6 +31,7 @@ const CONNECT_MS = 15_000;
  * @property {string} contentHint
  * @property {number} startKbps
  * @property {number} maxKbps
+ * @property {boolean} playoutDelay let the server ask for pictures at once
  * @property {number} atMost rows of the log
  */
 
@@ -228,7 +229,9 @@ async function call(plan) {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
     body: JSON.stringify({
-      sdp: connection.localDescription?.sdp,
+      sdp: plan.playoutDelay
+        ? connection.localDescription?.sdp
+        : connection.localDescription?.sdp.replace(/^a=extmap:.*playout-delay\r?\n/gm, ''),
       type: 'offer',
       options: { mode: plan.mode },
     }),
