@@ -1,8 +1,11 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from server.detections import Detections
-from server.overlay import LABELS_KEPT, PALETTE_YUV, Painter, Planes, Scale
+from server.overlay import LABELS_KEPT, PALETTE_RGB, PALETTE_YUV, Painter, Planes, Scale
 
 pytestmark = pytest.mark.unit
 
@@ -101,3 +104,11 @@ def test_lines_and_letters_grow_with_the_picture() -> None:
     assert Scale.of((320, 240)).letter < Scale.of((640, 480)).letter < Scale.of((1920, 1080)).letter
     assert Scale.of((320, 240)).line == 2
     assert Scale.of((1920, 1080)).line == 4
+
+
+def test_the_page_has_the_colours_of_the_picture() -> None:
+    styles = (Path(__file__).parents[1] / "web" / "styles.css").read_text()
+    hues = re.findall(r"\.hue-(\d+) \{\s+--hue: rgb\((\d+) (\d+) (\d+)\)", styles)
+    assert [(int(hue), (int(r), int(g), int(b))) for hue, r, g, b in hues] == list(
+        enumerate(PALETTE_RGB)
+    )

@@ -2,7 +2,7 @@
 // No choice (null) means all of them, also those of a model loaded later.
 
 const MOST_SHOWN = 300;
-const HUES = 15;
+const HUES = 16;
 
 /** The style class with the colour a class's boxes have in the picture. @param {number} classId */
 export function hueOf(classId) {
