@@ -3,7 +3,8 @@
 aiortc writes what it knows (mid, abs-send-time). Two more are for the viewer's sake:
 
 - abs-capture-time: when the picture reached us, in our own clock, so that a page reads the true
-  age of what it shows;
+  age of what it shows. With the clock offset of zero that says so: Chromium does not believe
+  the short form;
 - playout-delay 0: a browser otherwise holds pictures back to smooth their pace.
 
 Each is sent only to a peer that offers it. The block is laid out once per sender; a picture
@@ -51,7 +52,7 @@ class HeaderBlock:
         values = (
             (MID, (mid or "").encode()),
             (PLAYOUT_DELAY, bytes(3)),
-            (ABS_CAPTURE_TIME, bytes(8)),
+            (ABS_CAPTURE_TIME, bytes(16)),
             (ABS_SEND_TIME, bytes(3)),
         )
         for uri, value in values:
