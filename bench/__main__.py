@@ -129,6 +129,11 @@ def _add_browser(parser: argparse.ArgumentParser) -> None:
         help="one more argument of the started server; repeatable, as --server-arg=--threads=1",
     )
     add(
+        "--page",
+        action="store_true",
+        help="through the product's own page and a fake camera that plays the clip, Chromium only",
+    )
+    add(
         "--camera",
         choices=("canvas", "track"),
         default="canvas",
@@ -289,6 +294,7 @@ def _browser(options: argparse.Namespace) -> int:
         detector=not options.no_detector,
         url=options.url,
         server_args=tuple(options.server_arg),
+        through_page=options.page,
         budget_ms=options.budget_ms,
         page=PageSettings(camera=options.camera, jitter_target_ms=options.jitter_target_ms),
     )
@@ -297,7 +303,8 @@ def _browser(options: argparse.Namespace) -> int:
     summary = summarise(reports)
     record = make_record(settings.to_record(), summary, plain(reports))
     width, height = settings.size_wh
-    path = record.write(options.out, f"{options.browser}-{width}x{height}-{settings.codec}".lower())
+    codec = "page" if settings.through_page else settings.codec
+    path = record.write(options.out, f"{options.browser}-{width}x{height}-{codec}".lower())
     print(describe(summary, record.settings))
     print(f"record: {path.name}")
     over = _over_budget(worst_p95_ms(summary), settings.budget_ms)

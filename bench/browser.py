@@ -8,23 +8,30 @@ end; everything in between is the browser's and the server's.
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import aiohttp
 import cv2
 
+from bench import barcode
 from bench.browsers.driver import Browser, BrowserError, Page, find_browser, open_page
 from bench.browsers.report import BrowserReport, Seen, mean_between, picture_report
 from bench.clip import load_clip
 from bench.errors import PeerError, ServerError, UsageError
+from bench.planes import plane_view
 from bench.record import plain
 from bench.server_process import TAKES_EVERY_CALL, RunningServer, started
+from bench.statistics import median
 from bench.usage import Usage, UsageMeter
 from server.clock import NS_PER_MS, now_ns
+
+if TYPE_CHECKING:
+    from av import VideoFrame
 
 BrowserName = Literal["chromium", "firefox"]
 BROWSERS: Final[tuple[BrowserName, ...]] = ("chromium", "firefox")
@@ -76,6 +83,8 @@ class BrowserSettings:
     detector: bool = True
     url: str | None = None
     server_args: tuple[str, ...] = ()
+    through_page: bool = False
+    """The product's own page makes the call, with a fake camera that plays the clip."""
     budget_ms: float | None = None
     page: PageSettings = field(default_factory=PageSettings)
 
@@ -93,6 +102,10 @@ class BrowserSettings:
                 raise UsageError(f"--{name}: {value} is outside {low}..{high}")
         if self.url is not None and (self.model is not None or self.server_args):
             raise UsageError("--url: a running server takes no --model and no --server-arg")
+        if self.through_page and "firefox" in self.browsers:
+            raise UsageError("--page: Firefox's fake camera plays no clip; add --browser chromium")
+        if self.through_page and self.codec != "auto":
+            raise UsageError("--page: the page leaves the codec to browser and server")
 
     def module_args(self) -> list[str]:
         """What follows `python -m` to start the measured server."""
@@ -117,14 +130,16 @@ class BrowserSettings:
             "model": None if self.model is None else Path(self.model).name,
             "detector": self.detector,
             "server_args": [Path(argument).name for argument in self.server_args],
-            "page": plain(self.page),
+            "through_page": self.through_page,
+            "page": None if self.through_page else plain(self.page),
         }
 
 
 async def measure(settings: BrowserSettings, progress: Progress) -> list[BrowserReport]:
     """Every run of every browser, interleaved, each with a new server and a new browser."""
     found = [_found(name) for name in settings.browsers]
-    pictures = _pictures(settings)
+    run_once = _run_page if settings.through_page else _run
+    pictures = _numbered(settings) if settings.through_page else _pictures(settings)
     reports = []
     for run in range(settings.runs):
         for browser in found:
@@ -136,7 +151,7 @@ async def measure(settings: BrowserSettings, progress: Progress) -> list[Browser
             say("starting the server")
             async with _server(settings) as server:
                 try:
-                    reports.append(await _run(settings, server, browser, pictures, say))
+                    reports.append(await run_once(settings, server, browser, pictures, say))
                 except BrowserError as error:
                     raise PeerError(f"{browser.name}: {_one_line(error)}") from error
     return reports
@@ -149,15 +164,28 @@ def _found(name: BrowserName) -> Browser:
     return browser
 
 
-def _pictures(settings: BrowserSettings) -> list[str]:
-    """The clip as data addresses."""
+def _pictures(settings: BrowserSettings) -> list[bytes]:
+    """The beginning of the clip as JPEG."""
     clip = load_clip(settings.clip, settings.size_wh, settings.fps, 128 << 20)
-    addresses = []
-    for video_frame in clip.video_frames[:PICTURES]:
-        bgr = video_frame.to_ndarray(format="bgr24")
-        _, coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        addresses.append("data:image/jpeg;base64," + base64.b64encode(coded.tobytes()).decode())
-    return addresses
+    return [_jpeg(video_frame) for video_frame in clip.video_frames[:PICTURES]]
+
+
+def _numbered(settings: BrowserSettings) -> list[bytes]:
+    """The clip there and back as JPEG, each picture with its number as a bar code."""
+    clip = load_clip(settings.clip, settings.size_wh, settings.fps, 128 << 20)
+    count = len(clip.video_frames)
+    pictures = []
+    for number in range(2 * count - 2):
+        video_frame = clip.picture(number)
+        barcode.stamp(plane_view(video_frame, 0), barcode.Mark(0, number))
+        pictures.append(_jpeg(video_frame))
+    return pictures
+
+
+def _jpeg(video_frame: "VideoFrame") -> bytes:
+    bgr = video_frame.to_ndarray(format="bgr24")
+    _, coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return coded.tobytes()
 
 
 @asynccontextmanager
@@ -173,7 +201,7 @@ async def _run(
     settings: BrowserSettings,
     server: RunningServer,
     browser: Browser,
-    pictures: Sequence[str],
+    pictures: Sequence[bytes],
     progress: Progress,
 ) -> BrowserReport:
     timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
@@ -212,13 +240,77 @@ async def _run(
     )  # fmt: skip
 
 
-async def _prepare(page: Page, url: str, pictures: Sequence[str]) -> None:
+async def _run_page(
+    settings: BrowserSettings,
+    server: RunningServer,
+    browser: Browser,
+    pictures: Sequence[bytes],
+    progress: Progress,
+) -> BrowserReport:
+    """Through the product's own page: what it shows beside what the bar codes say."""
+    timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
+    async with AsyncExitStack() as stack:
+        clip = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "camera.mjpeg"
+        clip.write_bytes(b"".join(pictures))
+        page = await stack.enter_async_context(open_page(browser, clip=clip))
+        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+        progress("connecting")
+        await page.goto(server.url + "/")
+        version = str(await page.evaluate("navigator.userAgent.split(' ').at(-2)"))
+        called_at_ns = now_ns()
+        await page.click("#start")
+        await page.wait_for("document.querySelector('#remote').videoWidth > 0")
+        first_picture_ms = (now_ns() - called_at_ns) / NS_PER_MS
+        await page.evaluate(f"(() => {{{SCRIPT.read_text(encoding='utf-8')}\n}})()")
+        told = await page.evaluate(f"sightlineBench.watchPage({_plan(settings)['atMost']})")
+        if not told:
+            raise PeerError(f"{browser.name}: does not tell when its camera captured a picture")
+        await _pass_time(settings.warmup_s, "warming up", progress)
+        browser_meter = UsageMeter(page.process_id, family=True)
+        server_meter = UsageMeter(server.pid)
+        before = await page.evaluate("sightlineBench.snapshot()")
+        shown = await _pass_time_reading(settings.seconds, page, progress)
+        after = await page.evaluate("sightlineBench.snapshot()")
+        browser_usage, server_usage = browser_meter.read(), server_meter.read()
+        stats = await _json(http, f"{server.url}/api/stats")
+        await asyncio.sleep(TAIL_S)
+        log = await page.evaluate("sightlineBench.finish()")
+    session = (stats.get("sessions") or [{}])[-1]
+    outgoing = ((session.get("peer") or {}).get("outgoing") or [{}])[0]
+    answer = {"codec": outgoing.get("codec"), "encoder": outgoing.get("encoder")}
+    return _report(
+        browser.name, version, answer, log, before, after, session, stats, first_picture_ms,
+        browser_usage, server_usage, shown,
+    )  # fmt: skip
+
+
+async def _pass_time_reading(
+    duration_s: float, page: Page, progress: Progress
+) -> dict[str, float | None]:
+    """The age which the page shows, once a second; the medians of it."""
+    shown: dict[str, list[float]] = {"p50": [], "p95": []}
+    left_s = duration_s
+    while left_s > 0:
+        progress(f"measuring, {left_s:.0f} s to go")
+        await asyncio.sleep(min(1.0, left_s))
+        left_s -= 1.0
+        for name, values in shown.items():
+            text = (await page.text(f"#age-{name}")).removesuffix("ms").strip()
+            if text.isdecimal():
+                values.append(float(text))
+    return {name: median(values) if values else None for name, values in shown.items()}
+
+
+async def _prepare(page: Page, url: str, pictures: Sequence[bytes]) -> None:
     await page.goto(url + BLANK)
     script = SCRIPT.read_text(encoding="utf-8")
     await page.evaluate(f"(() => {{{script}\n}})()")
     for begin in range(0, len(pictures), PICTURES_A_CALL):
-        some = list(pictures[begin : begin + PICTURES_A_CALL])
-        await page.evaluate(f"sightlineBench.addPictures({json.dumps(some)})")
+        addresses = [
+            "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+            for jpeg in pictures[begin : begin + PICTURES_A_CALL]
+        ]
+        await page.evaluate(f"sightlineBench.addPictures({json.dumps(addresses)})")
 
 
 def _plan(settings: BrowserSettings) -> dict[str, Any]:
@@ -270,6 +362,7 @@ def _report(
     first_picture_ms: float,
     browser_usage: Usage | None,
     server_usage: Usage | None,
+    shown: Mapping[str, float | None] | None = None,
 ) -> BrowserReport:
     seen = [Seen.from_row(row) for row in log["rows"]]
     incoming = [snapshot["stats"].get("inbound-rtp", {}) for snapshot in (before, after)]
@@ -301,6 +394,7 @@ def _report(
         browser_cpu_percent=None if browser_usage is None else browser_usage.cpu_percent,
         server_cpu_percent=None if server_usage is None else server_usage.cpu_percent,
         first_picture_ms=first_picture_ms,
+        shown_age_ms=shown,
         **picture_report(seen, log["drawnAtMs"], before["atMs"], after["atMs"]),
     )
 

@@ -86,6 +86,8 @@ class BrowserReport:
     browser_cpu_percent: float | None
     server_cpu_percent: float | None
     first_picture_ms: float
+    shown_age_ms: Mapping[str, float | None] | None = None
+    """What the product's own page showed meanwhile, where it made the call."""
 
 
 def picture_report(

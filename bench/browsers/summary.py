@@ -54,6 +54,8 @@ def describe(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             f"{_text(browser['server_cpu_percent'])} %; {browser['codec']}; "
             f"{browser['slots_skipped']} pictures the page was too late to draw"
         )
+        if browser["shown_age_ms"]["p50"] is not None:
+            lines.append(f"  the page itself shows {_pair(browser['shown_age_ms'])} ms (p50/p95)")
     return "\n".join(lines)
 
 
@@ -69,6 +71,10 @@ def _browser(runs: Sequence[BrowserReport]) -> dict[str, Any]:
         },
         "server_ms": {
             name: _median((run.server_ms or {}).get(name) for run in runs) for name in QUANTILES
+        },
+        "shown_age_ms": {
+            name: _median((run.shown_age_ms or {}).get(name) for run in runs)
+            for name in QUANTILES[:2]
         },
         "encode_ms": _median(run.encode_ms for run in runs),
         "jitter_buffer_ms": _median(run.jitter_buffer_ms for run in runs),

@@ -50,3 +50,28 @@ def test_a_wrong_option_is_named_before_any_browser_starts(
     assert main(arguments) == WRONG_USAGE
     captured = capsys.readouterr()
     assert "--url" in json.loads(captured.out.splitlines()[-1])["error"]
+
+
+def test_the_products_own_page_is_measured_from_its_cameras_pictures(
+    moving_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["browser", "--browser", "chromium", "--page", "--clip", str(moving_clip)]
+    arguments += ["--seconds", "2", "--warmup", "0.5", "--no-detector", "--out", str(tmp_path)]
+
+    assert main([*arguments, "--json"]) == OK
+
+    record = Record.from_json(capsys.readouterr().out.splitlines()[-1])
+    (run,) = record.runs
+    assert run["returned"] > 5
+    assert run["latency_ms"]["p50"] > run["display_ms"]["p50"] > 0
+    assert run["codec"]["name"] in ("H264", "VP8")
+    # The page says how old the picture is; both looked at the same pictures.
+    assert run["shown_age_ms"]["p50"] > 0
+    assert record.settings["through_page"] is True
+
+
+def test_a_browser_whose_camera_plays_no_clip_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["browser", "--browser", "both", "--page"]) == WRONG_USAGE
+    assert "--page" in capsys.readouterr().err

@@ -1,8 +1,8 @@
 // @ts-check
 // What the bench does inside a browser: a canvas camera whose pictures carry the time as a bar
 // code, a call to the server this page came from, and an eye on the returned picture. It is
-// evaluated into a blank page of the measured server, and is no module: its last expression
-// below hands out the three functions which the driver calls.
+// evaluated into a blank page of the measured server, or into the product's own, and is no module:
+// its last statement hands out the functions which the driver calls.
 
 'use strict';
 
@@ -247,32 +247,44 @@ async function call(plan) {
     parameters.encodings[0].maxBitrate = plan.maxKbps * 1_000;
     await transceiver.sender.setParameters(parameters);
   }
-  watch(plan);
+  watch(video, plan.atMost, (mark) => mark);
   await firstPicture();
   return { session: answer.session, codec: answer.codec, encoder: answer.encoder, model: answer.model };
 }
 
-/** @param {Plan} plan */
-function watch(plan) {
+/** A small canvas that strips are reduced to. */
+function openStrip() {
   const canvas = Object.assign(document.createElement('canvas'), {
     width: COLUMNS * POINTS,
     height: ROWS * POINTS,
   });
   const context = canvas.getContext('2d', { alpha: false, willReadFrequently: true });
-  if (!context || !video) throw new Error('no 2D context');
+  if (!context) throw new Error('no 2D context');
   context.imageSmoothingEnabled = false;
-  const shown = video;
+  return context;
+}
+
+/** @typedef {{timeUs: number, number: number}} Mark */
+
+/**
+ * Reads every picture of a video and logs those whose mark says when they began their way.
+ * @param {HTMLVideoElement} shown @param {number} atMost rows
+ * @param {(mark: Mark) => Mark|undefined} begun
+ */
+function watch(shown, atMost, begun) {
+  const strip = openStrip();
   /** @type {VideoFrameRequestCallback} */
   const seen = (nowMs, metadata) => {
     const calledAtMs = performance.now();
     shown.requestVideoFrameCallback(seen);
     counts.seen += 1;
-    const mark = readStrip(context, shown, 0) ?? readStrip(context, shown, 1);
+    const read = readStrip(strip, shown, 0) ?? readStrip(strip, shown, 1);
+    const mark = read && begun(read);
     if (!mark) {
       counts.unreadable += 1;
       return;
     }
-    if (rows.length >= plan.atMost) return;
+    if (rows.length >= atMost) return;
     const more = /** @type {any} */ (metadata);
     rows.push([
       mark.number,
@@ -287,6 +299,39 @@ function watch(plan) {
     ]);
   };
   shown.requestVideoFrameCallback(seen);
+}
+
+/**
+ * The product's own page in a call whose camera plays a clip with numbered pictures, over and
+ * over: when each was captured is seen in the local preview.
+ * @param {number} atMost rows
+ */
+async function watchPage(atMost) {
+  const local = /** @type {HTMLVideoElement} */ (document.querySelector('#local'));
+  const remote = /** @type {HTMLVideoElement} */ (document.querySelector('#remote'));
+  const strip = openStrip();
+  /** @type {Map<number, Mark>} the newest of each number of the clip */
+  const captured = new Map();
+  let captureTold = true;
+  /** @type {VideoFrameRequestCallback} */
+  const seen = (_nowMs, metadata) => {
+    local.requestVideoFrameCallback(seen);
+    const mark = readStrip(strip, local, 0);
+    if (!mark || drawnAtMs.length >= atMost) return;
+    const captureTime = /** @type {any} */ (metadata).captureTime;
+    captureTold &&= captureTime !== undefined;
+    const atMs = captureTime ?? metadata.presentationTime;
+    captured.set(mark.number, { number: counts.drawn, timeUs: Math.round(atMs * 1_000) });
+    drawnAtMs.push(atMs);
+    counts.drawn += 1;
+  };
+  local.requestVideoFrameCallback(seen);
+  watch(remote, atMost, (mark) => {
+    const begun = captured.get(mark.number);
+    return begun && { number: begun.number, timeUs: begun.timeUs % 2 ** 32 };
+  });
+  await firstPicture();
+  return captureTold;
 }
 
 async function firstPicture() {
@@ -322,4 +367,4 @@ async function finish() {
   return { rows, drawnAtMs };
 }
 
-Object.assign(globalThis, { sightlineBench: { addPictures, call, snapshot, finish } });
+Object.assign(globalThis, { sightlineBench: { addPictures, call, watchPage, snapshot, finish } });
