@@ -30,6 +30,7 @@ RTC_SWITCHES = (
     "datagram_guard",
     "fast_consent",
     "own_encoders",
+    "header_extensions",
 )
 
 Group = TypeVar("Group")

@@ -35,6 +35,8 @@ class RtcOptions:
     """Notice a vanished peer in about 8 s; stock takes 27 to 39 s."""
     own_encoders: bool = True
     """Encode with our H264 and VP8 encoders instead of aiortc's."""
+    header_extensions: bool = True
+    """Say when each picture was taken, and ask for no playout delay, where the peer offers it."""
 
     video_codecs: tuple[str, ...] = ("H264", "VP8")
     """Preference order, and the allowed set."""

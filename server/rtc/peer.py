@@ -171,7 +171,7 @@ class PeerConnection(RTCPeerConnection):
         for transceiver in self._RTCPeerConnection__transceivers:
             if transceiver.kind == "audio" and transceiver not in before:
                 transceiver.direction = "inactive"
-            if transceiver.kind == "video":
+            if transceiver.kind == "video" and self._options.header_extensions:
                 transceiver._headerExtensions += also_common(offered.get(transceiver.mid or "", ()))
 
     # The end.

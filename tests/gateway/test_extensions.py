@@ -13,7 +13,7 @@ from server.rtc.extensions import (
     also_common,
 )
 from tests.fakes import FakeDetector
-from tests.serving import Caller, Serving, serving
+from tests.serving import Caller, Serving, changed, serving
 
 pytestmark = pytest.mark.loopback
 
@@ -83,3 +83,15 @@ async def test_call_agrees_to_both_when_offered() -> None:
             await caller.close()
         assert f"a=extmap:13 {ABS_CAPTURE_TIME}" in sdp
         assert f"a=extmap:12 {PLAYOUT_DELAY}" in sdp
+
+
+async def test_call_agrees_to_neither_when_switched_off() -> None:
+    settings = changed(rtc={"rtc_disable": ("header_extensions",)})
+    async with serving(FakeDetector(), settings) as server:
+        caller = OfferingCaller()
+        try:
+            sdp = str((await caller.call(server))["sdp"])
+        finally:
+            await caller.close()
+        assert ABS_CAPTURE_TIME not in sdp
+        assert PLAYOUT_DELAY not in sdp
