@@ -1,5 +1,6 @@
 // Composition root: settings, view and at most one call.
 
+import { askForKey, forgetKey, hasKey } from './access.js';
 import { Call } from './call.js';
 import { listCameras, watchCameras } from './camera.js';
 import { Failure } from './failures.js';
@@ -15,6 +16,8 @@ let settings = kept ?? DEFAULTS;
 let file = null;
 /** @type {Call|null} */
 let call = null;
+/** Calls need a key or token here. */
+let isLocked = false;
 
 const view = new View({ start, stop, file: chooseFile, settings: changeSettings, model: changeModel });
 
@@ -25,6 +28,7 @@ const OPTION_KEYS = ['confidence', 'classes', 'mode'];
 
 async function start() {
   call?.close();
+  if (isLocked && !hasKey()) return unlock(new Failure('locked'));
   const current = new Call(settings, file, view, {
     state: (state) => shown(() => view.showState(state)),
     source: (source) => {
@@ -44,7 +48,21 @@ async function start() {
   const failure = await current.run();
   if (call !== current) return;
   call = null;
+  if (failure?.kind === 'locked') return unlock(failure);
   view.showState(failure ? { kind: 'failed', failure } : { kind: 'idle' });
+}
+
+/**
+ * Says why there is no call, asks for a key, and starts again with it.
+ * @param {Failure} failure
+ */
+async function unlock(failure) {
+  view.showState({ kind: 'failed', failure });
+  const why = hasKey() ? `Another one is needed: ${failure.detail}` : 'Paste the one you were given.';
+  forgetKey();
+  if (!(await askForKey(why))) return;
+  void greet();
+  await start();
 }
 
 function stop() {
@@ -98,9 +116,10 @@ async function refreshModels() {
 }
 
 async function greet() {
-  void refreshModels();
   try {
     const config = await getConfig();
+    isLocked = config.auth_required;
+    if (!isLocked || hasKey()) void refreshModels();
     view.showModes(config.modes);
     view.showHello({ model: config.model });
     // On a first visit the server's own defaults hold, unless the person was quicker.

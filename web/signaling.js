@@ -1,6 +1,7 @@
 // The HTTP side of a call: configuration, offer, live options, end. Every request has a
 // deadline, and what goes wrong comes out as a Failure.
 
+import { bearer } from './access.js';
 import { Failure } from './failures.js';
 
 /** @typedef {import('./settings.js').Mode} Mode */
@@ -18,6 +19,7 @@ import { Failure } from './failures.js';
 
 /**
  * @typedef {object} ClientConfig
+ * @property {boolean} auth_required whether calls need a key or token
  * @property {RTCIceServer[]} ice_servers
  * @property {Record<string, number>} limits
  * @property {Mode[]} modes
@@ -44,6 +46,7 @@ const LOADING_MS = 60_000;
 
 /** @type {ClientConfig} */
 const NO_CONFIG = {
+  auth_required: false,
   ice_servers: [],
   limits: {},
   modes: ['exact', 'smooth'],
@@ -136,7 +139,7 @@ export async function deleteSession(session) {
   const path = `sessions/${encodeURIComponent(session)}`;
   try {
     const signal = AbortSignal.timeout(GOODBYE_MS);
-    await fetch(address(path), { method: 'DELETE', keepalive: true, signal });
+    await fetch(address(path), { method: 'DELETE', keepalive: true, signal, headers: bearer() });
   } catch {
     // Server gone; so is the session.
   }
@@ -160,7 +163,8 @@ async function request(path, init, signal, deadlineMs = DEADLINE_MS) {
   /** @type {Response} */
   let reply;
   try {
-    const headers = init.body ? { 'Content-Type': 'application/json' } : {};
+    const type = init.body ? { 'Content-Type': 'application/json' } : {};
+    const headers = { ...type, ...bearer() };
     reply = await fetch(address(path), {
       cache: 'no-store',
       ...init,
