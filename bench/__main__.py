@@ -343,7 +343,8 @@ def _sessions(options: argparse.Namespace) -> int:
 def _soak(options: argparse.Namespace) -> int:
     from bench.glass import GlassSettings
     from bench.record import plain
-    from bench.soak import SoakSettings, describe, soak, summary_of
+    from bench.soak import SoakSettings, soak
+    from bench.soak_report import describe, summary_of
 
     settle = min(5.0, options.minutes / 6) if options.settle is None else options.settle
     settings = SoakSettings(
@@ -357,7 +358,7 @@ def _soak(options: argparse.Namespace) -> int:
     report = _run(soak(settings, _show_progress))
     record = make_record(settings.to_record(), plain(summary_of(report)), [plain(report)])
     path = record.write(options.out, f"{settings.minutes:g}min-{settings.glass.mode}")
-    print(describe(report, settings))
+    print(describe(report, record.settings))
     print(f"record: {path.name}")
     if options.json:
         print(record.to_json())

@@ -9,7 +9,7 @@ compared with what there was after the first few calls had come and gone.
 
 import asyncio
 import concurrent.futures
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,8 +24,16 @@ from bench.errors import PeerError, ServerError, UsageError
 from bench.glass import FIRST_PICTURE_TIMEOUT_S, HTTP_TIMEOUT_S, PHASE_STEP, GlassSettings, Progress
 from bench.peer import Peer
 from bench.server_process import RunningServer, started
-from bench.slope import Slope, slope
-from bench.statistics import Distribution, distribution
+from bench.soak_report import (
+    SLOPES,
+    Holdings,
+    Sample,
+    SoakReport,
+    describe_sample,
+    faults,
+    slope_of,
+)
+from bench.statistics import distribution
 from server.clock import NS_PER_S, now_ns
 
 # Before the first look at what calls leave behind, as many as the run will have at once come
@@ -38,7 +46,8 @@ QUIET_POLL_S: Final = 0.25
 # A look a second apart that finds the same numbers is believed.
 QUIET_LOOKS: Final = 4
 MIB: Final = 2**20
-SLOPES: Final = ("rss_mib", "threads", "open_files", "tasks", "p50_ms", "p95_ms")
+
+Look = Callable[[], Awaitable[Holdings]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,57 +84,6 @@ class SoakSettings:
             "every_s": self.every_s,
             "rss_limit_mib_per_hour": self.rss_limit_mib_per_hour,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Holdings:
-    """What the server's process holds at one instant."""
-
-    rss_mib: float
-    threads: int
-    open_files: int
-    tasks: int | None
-    """Of its event loop; None where the server does not tell."""
-    sessions: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One look, and the staying calls since the look before."""
-
-    at_s: float
-    held: Holdings
-    joined: int
-    pictures: int
-    p50_ms: float | None
-    p95_ms: float | None
-
-    def value(self, name: str) -> float | None:
-        if name in ("p50_ms", "p95_ms"):
-            return self.p50_ms if name == "p50_ms" else self.p95_ms
-        found = getattr(self.held, name)
-        return None if found is None else float(found)
-
-
-@dataclass(frozen=True, slots=True)
-class SoakReport:
-    """The run. `faults` is empty when the server stayed as it was."""
-
-    samples: Sequence[Sample]
-    slopes_per_hour: Mapping[str, Slope | None]
-    """After settling."""
-    before: Holdings
-    """Before any call."""
-    start: Holdings
-    """After the first few calls had gone."""
-    end: Holdings
-    """After all calls had gone."""
-    latency_ms: Distribution | None
-    """Of the staying calls, over the whole run."""
-    joined: int
-    refused: int
-    """Guests that the server did not take, or that saw no picture."""
-    faults: Sequence[str]
 
 
 async def soak(settings: SoakSettings, progress: Progress) -> SoakReport:
@@ -173,7 +131,7 @@ async def _soak(
             for seen in peer.eye.returned
         ]
         settled = [sample for sample in samples if sample.at_s >= settings.settle_minutes * 60]
-        slopes = {name: _slope(settled, name) for name in SLOPES}
+        slopes = {name: slope_of(settled, name) for name in SLOPES}
         return SoakReport(
             samples=samples,
             slopes_per_hour=slopes,
@@ -244,7 +202,7 @@ async def _run(
     settings: SoakSettings,
     callers: _Callers,
     stayers: Sequence[Peer],
-    look: Any,
+    look: Look,
     http: aiohttp.ClientSession,
     progress: Progress,
 ) -> list[Sample]:
@@ -293,14 +251,14 @@ async def _run(
     return samples
 
 
-async def _quiet(look: Any) -> Holdings:
+async def _quiet(look: Look) -> Holdings:
     """What is held once nothing changes any more and nobody calls."""
     deadline_at_ns = now_ns() + round(QUIET_TIMEOUT_S * NS_PER_S)
-    held: Holdings = await look()
+    held = await look()
     same = 0
     while now_ns() < deadline_at_ns and (same < QUIET_LOOKS or held.sessions):
         await asyncio.sleep(QUIET_POLL_S)
-        now: Holdings = await look()
+        now = await look()
         counts = replace(now, rss_mib=held.rss_mib)
         same = same + 1 if counts == held else 0
         held = now
@@ -324,77 +282,3 @@ async def _look(http: aiohttp.ClientSession, server: RunningServer) -> Holdings:
             )
     except (aiohttp.ClientError, psutil.Error, ValueError, KeyError, TimeoutError) as error:
         raise ServerError(f"the server does not tell how it is: {error!r}") from error
-
-
-def _slope(samples: Sequence[Sample], name: str) -> Slope | None:
-    known = [(sample.at_s, sample.value(name)) for sample in samples]
-    told = [(at_s, value) for at_s, value in known if value is not None]
-    return slope([at_s for at_s, _ in told], [value for _, value in told])
-
-
-def faults(
-    rss: Slope | None, rss_limit_mib_per_hour: float, start: Holdings, end: Holdings
-) -> list[str]:
-    """What did not stay as it was, one line each."""
-    found = []
-    if rss is None:
-        found.append("too few samples to tell how memory grows")
-    elif not rss.is_below(rss_limit_mib_per_hour):
-        found.append(
-            f"memory: {rss.per_hour:+.2f} MiB/h, between {rss.low:+.2f} and {rss.high:+.2f}: "
-            f"not surely below {rss_limit_mib_per_hour:g}"
-        )
-    for name in ("threads", "open_files", "tasks", "sessions"):
-        first, last = getattr(start, name), getattr(end, name)
-        if first is not None and last is not None and last > first:
-            found.append(f"{name.replace('_', ' ')}: {last} at the end, {first} at the start")
-    return found
-
-
-def describe_sample(sample: Sample) -> str:
-    p50 = "-" if sample.p50_ms is None else f"{sample.p50_ms:.1f}"
-    p95 = "-" if sample.p95_ms is None else f"{sample.p95_ms:.1f}"
-    held = sample.held
-    return (
-        f"{sample.at_s / 60:.1f} min, {sample.joined} joined: {held.rss_mib:.1f} MiB, "
-        f"{held.threads} threads, {held.open_files} files, {held.tasks} tasks, "
-        f"p50 {p50}, p95 {p95} ms"
-    )
-
-
-def summary_of(report: SoakReport) -> dict[str, Any]:
-    """Everything but the samples."""
-    return {
-        "latency_ms": report.latency_ms,
-        "slopes_per_hour": report.slopes_per_hour,
-        "before": report.before,
-        "start": report.start,
-        "end": report.end,
-        "joined": report.joined,
-        "refused": report.refused,
-        "samples": len(report.samples),
-        "faults": list(report.faults),
-    }
-
-
-def describe(report: SoakReport, settings: SoakSettings) -> str:
-    """The run for a person."""
-    lines = [
-        f"{settings.minutes:g} min, {settings.glass.clients} staying, {report.joined} joined and "
-        f"left, {report.refused} not taken",
-        f"slopes after {settings.settle_minutes:g} min, with 95 % confidence:",
-    ]
-    for name, found in report.slopes_per_hour.items():
-        text = (
-            "too few samples"
-            if found is None
-            else f"{found.per_hour:+9.2f} per hour, {found.low:+.2f} .. {found.high:+.2f}"
-        )
-        lines.append(f"  {name:12} {text}")
-    for name, held in (("before", report.before), ("start", report.start), ("end", report.end)):
-        lines.append(
-            f"  {name:12} {held.rss_mib:.1f} MiB, {held.threads} threads, "
-            f"{held.open_files} files, {held.tasks} tasks"
-        )
-    lines += [f"  fault: {fault}" for fault in report.faults] or ["  stayed as it was"]
-    return "\n".join(lines)

@@ -8,7 +8,7 @@ import pytest
 from bench.__main__ import OK, WRONG_USAGE, main
 from bench.record import Record
 from bench.slope import Slope
-from bench.soak import Holdings, faults
+from bench.soak_report import Holdings, faults
 
 pytestmark = pytest.mark.loopback
 

@@ -177,10 +177,20 @@ function openCamera(plan) {
   return track;
 }
 
-/** @param {string} sdp @param {number} kbps */
+/**
+ * Chromium begins at 300 kbit/s, and with a smaller picture, unless the answer hints otherwise.
+ * @param {string} sdp @param {number} kbps 0 for no hint
+ */
 function withStartBitrate(sdp, kbps) {
   if (!kbps) return sdp;
-  return sdp.replace(/^(a=fmtp:\d+ .*?)\r?$/gm, `$1;x-google-start-bitrate=${kbps}\r`);
+  const hint = `x-google-start-bitrate=${kbps}`;
+  for (const [line, type] of sdp.matchAll(/^a=rtpmap:(\d+) (?:H264|VP8)\/90000/gm)) {
+    const has = new RegExp(`^a=fmtp:${type} .*?(?=\\r?$)`, 'm');
+    sdp = has.test(sdp)
+      ? sdp.replace(has, `$&;${hint}`)
+      : sdp.replace(line, `${line}\r\na=fmtp:${type} ${hint}`);
+  }
+  return sdp;
 }
 
 /** @param {RTCPeerConnection} peer */
