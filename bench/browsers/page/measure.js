@@ -172,7 +172,8 @@ function openCamera(plan) {
     });
     return track;
   }
-  const [track] = canvas.captureStream(plan.fps).getVideoTracks();
+  // No rate: with one, Firefox samples the canvas by a clock of its own and misses pictures.
+  const [track] = canvas.captureStream().getVideoTracks();
   everySlot(plan, draw);
   return track;
 }
