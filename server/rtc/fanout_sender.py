@@ -149,7 +149,6 @@ class FanoutSender(VideoSender):
         ntp_timestamp = wall_clock.current_ntp_time()
         extension = self._header_block.at(ntp_timestamp, at_ns - picture.captured_at_ns)
         first_byte = RTP_VERSION | (RTP_EXTENSION if extension else 0)
-        header_size = RTP_HEADER.size + len(extension)
         payloads, rtp_timestamp = picture.payloads, picture.rtp_timestamp
         sequence_number, payload_type = self._sequence_number, self._payload_type
         last = len(payloads) - 1
@@ -161,11 +160,11 @@ class FanoutSender(VideoSender):
                 rtp_timestamp,
                 self._ssrc,
             )
-            packet = header + extension + payload
-            self._history.put(SentPacket(sequence_number, packet, header_size))
+            header += extension
+            self._history.put(SentPacket(sequence_number, header, payload))
             sequence_number = (sequence_number + 1) & 0xFFFF
             try:
-                send_rtp_now(self.transport, packet)
+                send_rtp_now(self.transport, header + payload)
             except SEND_ERRORS:
                 self._send_errors += 1
         self._sequence_number = sequence_number

@@ -335,7 +335,6 @@ class VideoSender(RTCRtpSender):
         age_ns = now_ns() - source.captured_at_ns if isinstance(source, Captured) else None
         extension = self._header_block.at(ntp_timestamp, age_ns)
         first_byte = RTP_VERSION | (RTP_EXTENSION if extension else 0)
-        header_size = RTP_HEADER.size + len(extension)
         last = len(frame.payloads) - 1
         for index, payload in enumerate(frame.payloads):
             sequence_number = self._sequence_number
@@ -347,8 +346,9 @@ class VideoSender(RTCRtpSender):
                 frame.timestamp,
                 self._ssrc,
             )
-            packet = header + extension + payload
-            self._history.put(SentPacket(sequence_number, packet, header_size))
+            header += extension
+            packet = header + payload
+            self._history.put(SentPacket(sequence_number, header, payload))
             self._resend.media_sent(len(packet))
             await self._send_packet(packet)
             self._RTCRtpSender__octet_count += len(payload)
@@ -411,7 +411,7 @@ class VideoSender(RTCRtpSender):
         if not self._resend.allow(sent, now_ns(), self._round_trip_ns()):
             return
         assert sent is not None
-        packet = sent.packet
+        header, packet = sent.header, sent.header + sent.payload
         rtx_payload_type = self._RTCRtpSender__rtx_payload_type
         if rtx_payload_type is not None:
             rtx_sequence_number = self._RTCRtpSender__rtx_sequence_number
@@ -420,15 +420,15 @@ class VideoSender(RTCRtpSender):
                 (
                     struct.pack(
                         "!BBH",
-                        packet[0],
-                        (packet[1] & MARKER) | rtx_payload_type,
+                        header[0],
+                        (header[1] & MARKER) | rtx_payload_type,
                         rtx_sequence_number,
                     ),
-                    packet[4:8],
+                    header[4:8],
                     struct.pack("!L", self._rtx_ssrc),
-                    packet[RTP_HEADER.size : sent.header_size],
+                    header[RTP_HEADER.size :],
                     struct.pack("!H", sequence_number),
-                    packet[sent.header_size :],
+                    sent.payload,
                 )
             )
         # Without RTX the very same bytes leave again: with AES-GCM, the same number with

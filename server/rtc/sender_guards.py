@@ -35,12 +35,20 @@ class KeyframeThrottle:
 
 @dataclass(slots=True)
 class SentPacket:
-    """One packet as it left, before encryption, and when it was last sent again."""
+    """One packet as it left, before encryption, and when it was last sent again.
+
+    In two parts, because many viewers may share a payload.
+    """
 
     sequence_number: int
-    packet: bytes
-    header_size: int
+    header: bytes
+    """With its extensions."""
+    payload: bytes
     resent_at_ns: int = 0
+
+    @property
+    def size(self) -> int:
+        return len(self.header) + len(self.payload)
 
 
 class PacketHistory:
@@ -98,7 +106,7 @@ class ResendGuard:
         if sent.resent_at_ns and at_ns - sent.resent_at_ns < round_trip_ns:
             self.repeated += 1
             return False
-        size = len(sent.packet)
+        size = sent.size
         if size > self._credit_bytes:
             self.refused += 1
             return False

@@ -81,7 +81,7 @@ def test_key_frame_made_for_another_reason_answers_the_wish() -> None:
 
 
 def packet(sequence_number: int, size: int = 1000) -> SentPacket:
-    return SentPacket(sequence_number, bytes(size), 12)
+    return SentPacket(sequence_number, bytes(12), bytes(size - 12))
 
 
 def test_history_gives_back_what_it_holds_and_nothing_older() -> None:
@@ -133,8 +133,8 @@ def test_flood_of_requests_never_costs_more_than_the_media(
     for sent_packets, asked in rounds:
         packets = [packet(n) for n in range(sent_packets)]
         for sent in packets:
-            media_bytes += len(sent.packet)
-            guard.media_sent(len(sent.packet))
+            media_bytes += sent.size
+            guard.media_sent(sent.size)
         for n in range(asked):
             at_ns += NS_PER_S
             guard.allow(packets[n % sent_packets], at_ns, NS_PER_MS)
