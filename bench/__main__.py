@@ -276,7 +276,8 @@ def _glass(options: argparse.Namespace) -> int:
 
 
 def _browser(options: argparse.Namespace) -> int:
-    from bench.browser import BROWSERS, BrowserSettings, PageSettings, measure
+    from bench.browser import measure
+    from bench.browsers.settings import BROWSERS, BrowserSettings, PageSettings
     from bench.browsers.summary import describe, summarise, worst_p95_ms
     from bench.record import plain
 

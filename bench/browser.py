@@ -11,21 +11,26 @@ import json
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import cv2
 
 from bench import barcode
 from bench.browsers.driver import Browser, BrowserError, Page, find_browser, open_page
-from bench.browsers.report import BrowserReport, Seen, mean_between, picture_report
+from bench.browsers.report import (
+    BrowserReport,
+    Seen,
+    mean_between,
+    picture_report,
+    rate_between,
+)
+from bench.browsers.settings import BrowserName, BrowserSettings
 from bench.clip import load_clip
 from bench.errors import PeerError, ServerError, UsageError
 from bench.planes import plane_view
-from bench.record import plain
-from bench.server_process import TAKES_EVERY_CALL, RunningServer, started
+from bench.server_process import RunningServer, started
 from bench.statistics import median
 from bench.usage import Usage, UsageMeter
 from server.clock import NS_PER_MS, now_ns
@@ -33,8 +38,6 @@ from server.clock import NS_PER_MS, now_ns
 if TYPE_CHECKING:
     from av import VideoFrame
 
-BrowserName = Literal["chromium", "firefox"]
-BROWSERS: Final[tuple[BrowserName, ...]] = ("chromium", "firefox")
 SCRIPT: Final = Path(__file__).parent / "browsers" / "page" / "measure.js"
 # A page of the server that runs nothing by itself, in a document that can hold a video.
 BLANK: Final = "/web/theme.js"
@@ -47,92 +50,6 @@ HTTP_TIMEOUT_S: Final = 10.0
 FIREFOX_PREFERENCES: Final = {"privacy.reduceTimerPrecision": False}
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class PageSettings:
-    """What the page asks of its browser; the defaults are those of the product's own page."""
-
-    camera: str = "canvas"
-    """canvas | track: captured with the next repaint, or handed over at once (Chromium only)."""
-    jitter_target_ms: float = 0
-    """Below 0 leaves the browser's own."""
-    content_hint: str = "motion"
-    start_kbps: int = 1_000
-    """0 leaves the browser's own."""
-    max_kbps: int = 2_000
-    playout_delay: bool = True
-    """False hides from the server that this browser can be asked to hold no picture back."""
-
-
-@dataclass(frozen=True, slots=True)
-class BrowserSettings:
-    """One measurement. Checked when made; raises `UsageError`."""
-
-    browsers: tuple[BrowserName, ...] = BROWSERS
-    fps: float = 30.0
-    size_wh: tuple[int, int] = (640, 480)
-    codec: str = "auto"
-    """auto | H264 | VP8: what browser and server agree on by themselves, or only this."""
-    mode: str = "exact"
-    clip: Path | None = None
-    seconds: float = 10.0
-    warmup_s: float = 4.0
-    runs: int = 1
-    model: str | None = None
-    detector: bool = True
-    url: str | None = None
-    server_args: tuple[str, ...] = ()
-    through_page: bool = False
-    """The product's own page makes the call, with a fake camera that plays the clip."""
-    budget_ms: float | None = None
-    page: PageSettings = field(default_factory=PageSettings)
-
-    def __post_init__(self) -> None:
-        for name, value, low, high in (
-            ("fps", self.fps, 1, 120),
-            ("width", self.size_wh[0], 128, 4096),
-            ("height", self.size_wh[1], 96, 2304),
-            ("seconds", self.seconds, 0.5, 600),
-            ("warmup", self.warmup_s, 0, 600),
-            ("runs", self.runs, 1, 100),
-            ("budget-ms", 1 if self.budget_ms is None else self.budget_ms, 0.001, 60_000),
-        ):
-            if not low <= value <= high:
-                raise UsageError(f"--{name}: {value} is outside {low}..{high}")
-        if self.url is not None and (self.model is not None or self.server_args):
-            raise UsageError("--url: a running server takes no --model and no --server-arg")
-        if self.through_page and "firefox" in self.browsers:
-            raise UsageError("--page: Firefox's fake camera plays no clip; add --browser chromium")
-        if self.through_page and self.codec != "auto":
-            raise UsageError("--page: the page leaves the codec to browser and server")
-
-    def module_args(self) -> list[str]:
-        """What follows `python -m` to start the measured server."""
-        model = [] if self.model is None else ["--model", self.model]
-        if not self.detector:
-            model = ["--model", "none"]
-        return ["server", "--host", "127.0.0.1", *TAKES_EVERY_CALL, *model, *self.server_args]
-
-    def to_record(self) -> dict[str, Any]:
-        """For the record: names of files without their folders."""
-        return {
-            "browsers": list(self.browsers),
-            "fps": self.fps,
-            "size": f"{self.size_wh[0]}x{self.size_wh[1]}",
-            "codec": self.codec,
-            "mode": self.mode,
-            "clip": "photographs" if self.clip is None else self.clip.name,
-            "seconds": self.seconds,
-            "warmup_s": self.warmup_s,
-            "runs": self.runs,
-            "against": "running server" if self.url else "server",
-            "model": None if self.model is None else Path(self.model).name,
-            "detector": self.detector,
-            "server_args": [Path(argument).name for argument in self.server_args],
-            "through_page": self.through_page,
-            "page": None if self.through_page else plain(self.page),
-        }
 
 
 async def measure(settings: BrowserSettings, progress: Progress) -> list[BrowserReport]:
@@ -216,7 +133,7 @@ async def _run(
             version = str(await page.evaluate("navigator.userAgent.split(' ').at(-1)"))
         progress("connecting")
         called_at_ns = now_ns()
-        answer = await page.evaluate(f"sightlineBench.call({json.dumps(_plan(settings))})")
+        answer = await page.evaluate(f"sightlineBench.call({json.dumps(settings.plan())})")
         first_picture_ms = (now_ns() - called_at_ns) / NS_PER_MS
         if settings.codec not in ("auto", answer["codec"]):
             raise ServerError(f"the server answered with {answer['codec']}, not {settings.codec}")
@@ -262,7 +179,7 @@ async def _run_page(
         await page.wait_for("document.querySelector('#remote').videoWidth > 0")
         first_picture_ms = (now_ns() - called_at_ns) / NS_PER_MS
         await page.evaluate(f"(() => {{{SCRIPT.read_text(encoding='utf-8')}\n}})()")
-        told = await page.evaluate(f"sightlineBench.watchPage({_plan(settings)['atMost']})")
+        told = await page.evaluate(f"sightlineBench.watchPage({settings.plan()['atMost']})")
         if not told:
             raise PeerError(f"{browser.name}: does not tell when its camera captured a picture")
         await _pass_time(settings.warmup_s, "warming up", progress)
@@ -311,25 +228,6 @@ async def _prepare(page: Page, url: str, pictures: Sequence[bytes]) -> None:
             for jpeg in pictures[begin : begin + PICTURES_A_CALL]
         ]
         await page.evaluate(f"sightlineBench.addPictures({json.dumps(addresses)})")
-
-
-def _plan(settings: BrowserSettings) -> dict[str, Any]:
-    width, height = settings.size_wh
-    planned_s = settings.warmup_s + settings.seconds + 60
-    return {
-        "width": width,
-        "height": height,
-        "fps": settings.fps,
-        "codec": settings.codec,
-        "mode": settings.mode,
-        "camera": settings.page.camera,
-        "jitterTargetMs": settings.page.jitter_target_ms,
-        "contentHint": settings.page.content_hint,
-        "startKbps": settings.page.start_kbps,
-        "maxKbps": settings.page.max_kbps,
-        "playoutDelay": settings.page.playout_delay,
-        "atMost": round(planned_s * settings.fps),
-    }
 
 
 async def _pass_time(duration_s: float, what: str, progress: Progress) -> None:
@@ -384,6 +282,8 @@ def _report(
             "decoder": incoming[1].get("decoderImplementation"),
             "width": incoming[1].get("frameWidth"),
             "height": incoming[1].get("frameHeight"),
+            "sent_kbps": rate_between(outgoing, "bytesSent", "timestamp"),
+            "received_kbps": rate_between(incoming, "bytesReceived", "timestamp"),
             "limited_by": outgoing[1].get("qualityLimitationReason"),
             "frames_encoded": outgoing[1].get("framesEncoded"),
             "frames_dropped": incoming[1].get("framesDropped"),

@@ -151,3 +151,16 @@ def mean_between(
     except (KeyError, TypeError):
         return None
     return 1_000 * total_s / count if count > 0 else None
+
+
+def rate_between(
+    readings: Sequence[Mapping[str, Any]], bytes_key: str, at_key: str
+) -> float | None:
+    """Kilobits per second from the first and last reading of a count and its instant in ms."""
+    before, after = readings[0], readings[-1]
+    try:
+        duration_ms = after[at_key] - before[at_key]
+        counted = after[bytes_key] - before[bytes_key]
+    except (KeyError, TypeError):
+        return None
+    return float(8 * counted / duration_ms) if duration_ms > 0 else None

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.browsers.report import BrowserReport, Seen, mean_between, picture_report
+from bench.browsers.report import BrowserReport, Seen, mean_between, picture_report, rate_between
 from bench.browsers.summary import describe, summarise, worst_p95_ms
 from bench.statistics import Freezes, distribution
 
@@ -95,6 +95,13 @@ def test_the_mean_between_two_readings_of_a_counter() -> None:
     assert mean_between(readings, "t", "n") == pytest.approx(2.0)
     assert mean_between([readings[0], readings[0]], "t", "n") is None
     assert mean_between([{}, readings[0]], "t", "n") is None
+
+
+def test_the_rate_between_two_readings_of_a_counter() -> None:
+    readings = [{"bytes": 1_000, "at": 500.0}, {"bytes": 126_000, "at": 1_500.0}]
+    assert rate_between(readings, "bytes", "at") == pytest.approx(1_000)
+    assert rate_between([readings[0], readings[0]], "bytes", "at") is None
+    assert rate_between([{}, {}], "bytes", "at") is None
 
 
 def report(browser: str, p50_ms: float) -> BrowserReport:
