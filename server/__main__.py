@@ -16,6 +16,7 @@ from server.errors import SightlineError
 from server.gate import make_runner
 from server.inference import Detector
 from server.logs import set_up_logging
+from server.memory import limit_arenas
 from server.rtc.addresses import media_addresses
 from server.settings import Settings, add_arguments, load_settings
 from server.tls import make_tls
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(settings: Settings) -> int:
+    limit_arenas()
     # Without this a thread may hold the interpreter for 5 ms while a packet waits.
     sys.setswitchinterval(settings.server.switch_interval_ms / 1000)
     detector = make_detector(settings)

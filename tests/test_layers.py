@@ -24,7 +24,7 @@ SERVER = Path(__file__).resolve().parents[1] / "server"
 # Lowest first. A module imports lower layers only, never its neighbours; the modules of one
 # package (`rtc`, `detector`) may import each other. `server/__init__.py` lies below everything.
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("floor", ("clock", "errors", "logs")),
+    ("floor", ("clock", "errors", "logs", "memory")),
     ("values", ("detections", "frame", "geometry", "model_registry", "settings")),
     ("requests", ("call_options", "callers", "limits", "offer", "state_files", "turn")),
     (

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from server.detections import Detected, EngineReport
-from server.detector.memory import give_back_memory
 from server.detector.model import ModelDetector, ModelStatistics
 from server.geometry import fit
+from server.memory import give_back_memory
 from server.pixels import Picture
 
 logger = logging.getLogger(__name__)

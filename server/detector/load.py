@@ -28,7 +28,6 @@ from server.detector.engine import (
     reference_way,
     runtime_version,
 )
-from server.detector.memory import give_back_memory
 from server.detector.model import BoxRules, ModelDetector
 from server.detector.names import names_and_map, parse_names, read_labels
 from server.detector.onnx_outline import read_outline
@@ -60,6 +59,7 @@ from server.detector.spec import (
 )
 from server.errors import ModelError, ParityError
 from server.geometry import InputSpec, Layout
+from server.memory import give_back_memory
 from server.model_registry import DEFAULT_CACHE_DIR, resolve_model
 from server.settings import DetectorSettings
 
