@@ -140,7 +140,7 @@ class FanoutSender(VideoSender):
         at_ns = now_ns()
         if self.transport.state != "connected":
             return
-        rate_bps = 1 if self._unsent_bytes() > UNSENT_BYTES_AT_MOST else self.allowance().cap_bps
+        rate_bps = 0 if self._unsent_bytes() > UNSENT_BYTES_AT_MOST else self.allowance().cap_bps
         if not self._pace.take(picture.size, picture.keyframe, rate_bps, at_ns):
             self._wish_if_slow(at_ns)
             return
