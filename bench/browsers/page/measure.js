@@ -174,7 +174,9 @@ function openCamera(plan) {
   }
   // No rate: with one, Firefox samples the canvas by a clock of its own and misses pictures.
   const [track] = canvas.captureStream().getVideoTracks();
-  everySlot(plan, draw);
+  // A canvas is captured when the page is repainted: drawn right before, the time in the picture
+  // is that of its capture, like a camera's, and not up to a repaint older.
+  everySlot(plan, () => requestAnimationFrame(draw));
   return track;
 }
 
