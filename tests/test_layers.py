@@ -9,6 +9,7 @@ import ast
 import contextlib
 import importlib
 import importlib.abc
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -257,3 +258,10 @@ def is_light(module: str) -> bool:
 def test_module_up_to_the_worker_loads_no_heavy_library(module: str) -> None:
     with fresh_server(refused=HEAVY):
         importlib.import_module(module)
+
+
+def test_the_page_on_architecture_lists_these_layers() -> None:
+    page = (SERVER / "README.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| ((?:`[\w/]+` ?)+)\|", page, re.MULTILINE)
+    listed = {layer: set(re.findall(r"`(\w+)/?`", modules)) for layer, modules in rows}
+    assert listed == {layer: set(modules) for layer, modules in LAYERS}
