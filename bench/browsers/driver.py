@@ -10,6 +10,7 @@ import base64
 import contextlib
 import itertools
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -492,18 +493,24 @@ def firefox_command(
 @contextlib.asynccontextmanager
 async def _running(command: tuple[str, ...]) -> AsyncIterator[tuple[str, int]]:
     """The browser's process; yields the address of its WebSocket and the process id."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        limit=1024 * 1024,
+    # A pipe of our own: what a browser leaves running holds its end, and the loop could not be
+    # closed while the one that a subprocess brings waits for that.
+    read_end, write_end = os.pipe()
+    log = asyncio.StreamReader(limit=1024 * 1024)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(log), os.fdopen(read_end, "rb")
     )
-    assert process.stderr is not None, "asked for as a pipe"
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.DEVNULL, stderr=write_end
+        )
+    finally:
+        os.close(write_end)
     drain: asyncio.Task[None] | None = None
     try:
-        address = await _address(process.stderr)
+        address = await _address(log)
         # A browser that talks more than anyone reads would block.
-        drain = asyncio.create_task(_drain(process.stderr), name="browser's log")
+        drain = asyncio.create_task(_drain(log), name="browser's log")
         yield address, process.pid
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -517,6 +524,9 @@ async def _running(command: tuple[str, ...]) -> AsyncIterator[tuple[str, int]]:
         if drain is not None:
             drain.cancel()
             await asyncio.gather(drain, return_exceptions=True)
+        transport.close()
+        # Closing is told to the protocol in the loop's next round.
+        await asyncio.sleep(0)
 
 
 async def _address(log: asyncio.StreamReader) -> str:

@@ -87,7 +87,7 @@ def token(
     body = {
         "aud": AUDIENCE,
         "iat": at_unix_s,
-        "exp": at_unix_s + 60,
+        "exp": at_unix_s + 3600,
         "jti": "test-token",
         "scope": "control publish view",
         "streams": ["*"],
