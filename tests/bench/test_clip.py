@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.barcode import NEUTRAL_CHROMA
-from bench.clip import MAX_BYTES, PICTURES, load_clip, ping_pong
+from bench.clip import MAX_BYTES, load_clip, ping_pong
 from bench.errors import ClipError
 from bench.planes import plane_view
 
@@ -98,7 +98,6 @@ def test_a_missing_or_unreadable_file_is_one_line_with_its_name(tmp_path: Path) 
         assert "\n" not in str(raised.value)
 
 
-@pytest.mark.skipif(not PICTURES.is_dir(), reason="the server's photographs are not there yet")
 def test_without_a_file_the_camera_sways_over_the_photographs() -> None:
     clip = load_clip(None, (320, 240), 10, MAX_BYTES)
     assert (clip.name, len(clip.video_frames)) == ("photographs", 30)
