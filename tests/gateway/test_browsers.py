@@ -7,7 +7,7 @@ import pytest
 from bench.browsers.driver import Browser, open_page
 from tests.gateway.publishing import publishing, write_pair
 from tests.page.looking import box_is_drawn
-from tests.page.making import QUIET, ServerProcess
+from tests.page.making import ServerProcess
 
 pytestmark = pytest.mark.browser
 
@@ -71,7 +71,7 @@ WATCH = f"""
 @pytest.fixture
 def server(tmp_path: Path, detector_file: Path) -> ServerProcess:
     return ServerProcess(
-        tmp_path / "server.log", "--model", str(detector_file), "--provider", "cpu", *QUIET
+        tmp_path / "server.log", "--model", str(detector_file), "--provider", "cpu"
     )
 
 
