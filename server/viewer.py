@@ -10,7 +10,7 @@ from aiortc import MediaStreamTrack, RTCDataChannel, RTCSessionDescription
 
 from server.clock import NS_PER_S, now_ns
 from server.data_channel import CHANNEL_LABEL, DetectionChannel
-from server.errors import UnprocessableError
+from server.errors import UnavailableError, UnprocessableError
 from server.liveness import Liveness
 from server.offer import Offer, one_line, video_codec
 from server.rtc.peer import PeerConnection, PeerStatistics
@@ -80,6 +80,9 @@ class Viewer:
             answer = await peer.createAnswer()
             assert answer is not None, "createAnswer returns None only after close"
             await peer.setLocalDescription(answer)
+        except UnavailableError:
+            # No free media port: come back later, the offer is not at fault.
+            raise
         except Exception as error:
             # aiortc's SDP code raises a dozen builtin kinds on bad text (reliability notes, B.4).
             logger.debug("Negotiation failed", exc_info=True)
