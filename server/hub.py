@@ -7,19 +7,19 @@ loop; drawing happens on the encode threads.
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from server.clock import NS_PER_S, now_ns, s_to_ns
-from server.detections import Detections
-from server.frame import Frame, Stamps
+from server.frame import Stamps
 from server.overlay import Painter
 from server.pixels import copy_yuv420p, plane_views
 from server.rtc.encoders import Renderable
 from server.rtc.fanout import Fanout, FanoutStatistics, SharedPicture
 from server.rtc.options import RtcOptions
+from server.shot import Shot
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -33,16 +33,6 @@ REPEAT_S = 1.0
 WISH_S = 0.15
 # Without a picture for so long there is no signal.
 SILENT_AFTER_S = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Shot:
-    """A picture as the stream has it: the frame and what to draw on it."""
-
-    frame: Frame
-    detections: Detections | None
-    names: Sequence[str]
-    opacity: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from server.clock import NS_PER_S, now_ns, ns_to_ms
 from server.data_channel import CHANNEL_LABEL, DetectionChannel
 from server.detections import Detections
 from server.errors import UnavailableError, UnprocessableError
-from server.frame import Frame, Stamps, Submission
-from server.hub import Shot
+from server.feed import Feed, Inference
+from server.frame import Frame, Stamps
 from server.liveness import Liveness
 from server.messages import frame_message
 from server.offer import Offer, one_line, video_codec
@@ -30,24 +30,12 @@ from server.rtc.decoding import DecodedFrame
 from server.rtc.peer import PeerConnection, PeerStatistics
 from server.rtc.receiver import RemoteVideoTrack
 from server.settings import SessionSettings
+from server.shot import Shot
 from server.streams import Publication
 from server.telemetry import DurationRecorder, RateMeter
 from server.tracks import OutgoingPicture, OutgoingVideoTrack
 
 logger = logging.getLogger(__name__)
-
-
-class Inference(Protocol):
-    """What a call needs of the inference thread; every method may be called on any thread."""
-
-    @property
-    def names(self) -> tuple[str, ...]: ...
-
-    def attach(self, key: str, publish: Callable[[Frame, Detections | None], None]) -> None: ...
-
-    def submit(self, key: str, frame: Frame) -> Submission: ...
-
-    def detach(self, key: str) -> None: ...
 
 
 class FrameSink(Protocol):
@@ -90,7 +78,6 @@ class Session:
     ) -> None:
         self.id = session_id
         self._settings = settings
-        self._options = options
         self._peer = peer
         self._inference = inference
         self._frame_sink = frame_sink
@@ -106,15 +93,9 @@ class Session:
         self._liveness = Liveness(peer, settings)
         self._close_task: asyncio.Task[tuple[str, ...]] | None = None
         self._opened_at_ns = now_ns()
-        # Written on the decoder thread.
-        self._frames_in = 0
-        self._frames_in_rate = RateMeter()
-        self._size_wh = (0, 0)
-        self._dropped_replaced = 0
-        self._passed_without_boxes = 0
-        # Written on the inference thread, read on the decoder thread: newest boxes for `smooth`.
-        self._newest: tuple[Frame, Detections] | None = None
-        # Written on the loop.
+        self._feed = Feed(
+            session_id, settings.fade_ms, options, inference, self._deliver, self._on_detected
+        )
         self._frames_out = 0
         self._frames_out_rate = RateMeter()
         self._server_ms = DurationRecorder()
@@ -153,7 +134,7 @@ class Session:
             raise UnprocessableError(f"sdp: cannot be negotiated: {one_line(error)}") from error
         sdp: str = peer.localDescription.sdp
         self._codec = video_codec(sdp)
-        self._inference.attach(self.id, self._on_detected)
+        self._feed.open()
         return sdp
 
     async def run(self) -> str:
@@ -170,7 +151,7 @@ class Session:
             self.id,
             self._liveness.reason,
             (now_ns() - self._opened_at_ns) / NS_PER_S,
-            self._frames_in,
+            self._feed.statistics(now_ns()).frames,
             self._frames_out,
             f"; still running: {', '.join(survivors)}" if survivors else "",
         )
@@ -190,7 +171,7 @@ class Session:
 
     async def _close(self) -> tuple[str, ...]:
         # Producers before consumers: no new result, no new picture, then the connection.
-        self._inference.detach(self.id)
+        self._feed.close()
         if self._publication is not None:
             self._publication.end()
         self._outgoing.stop()
@@ -201,12 +182,12 @@ class Session:
 
     def update(self, changes: Mapping[str, object]) -> CallOptions:
         """Change live options; refuses the whole change if any part is wrong."""
-        self._options = self._options.updated(changes)
-        return self._options
+        self._feed.options = self._feed.options.updated(changes)
+        return self._feed.options
 
     @property
     def options(self) -> CallOptions:
-        return self._options
+        return self._feed.options
 
     @property
     def stream_name(self) -> str:
@@ -239,69 +220,40 @@ class Session:
     def _hello(self) -> dict[str, Any]:
         """What boxes mean; told again when another model took over."""
         self._told_names = self._inference.names
-        return {"session": self.id, "mode": self._options.mode, **self.described()}
+        return {"session": self.id, "mode": self._feed.options.mode, **self.described()}
 
     # --- a frame's way through, in order ---
 
     def _on_decoded(self, decoded: DecodedFrame) -> None:
-        """On the decoder thread: to the detector, and in `smooth` straight out as well."""
-        frame = Frame(
-            video_frame=decoded.video_frame,
-            frame_seq=self._frames_in,
-            rtp_timestamp=decoded.rtp_timestamp,
-            stamps=Stamps(
-                received_at_ns=decoded.received_at_ns,
-                assembled_at_ns=decoded.assembled_at_ns,
-                decoded_at_ns=decoded.decoded_at_ns,
-            ),
+        """On the decoder thread: to the detector, or past it."""
+        stamps = Stamps(
+            received_at_ns=decoded.received_at_ns,
+            assembled_at_ns=decoded.assembled_at_ns,
+            decoded_at_ns=decoded.decoded_at_ns,
         )
-        self._frames_in += 1
-        self._frames_in_rate.add(decoded.decoded_at_ns)
-        self._size_wh = frame.size_wh
-        submission = self._inference.submit(self.id, frame)
-        if self._options.mode == "smooth":
-            detections, opacity = self._newest_boxes(decoded.decoded_at_ns)
-            self._hand_out(frame, detections, opacity)
-        elif submission is Submission.REFUSED:
-            self._passed_without_boxes += 1
-            self._hand_out(frame, None, 1.0)
-        elif submission is Submission.REPLACED:
-            self._dropped_replaced += 1
+        self._feed.take(decoded.video_frame, decoded.rtp_timestamp, stamps)
 
-    def _on_detected(self, frame: Frame, detections: Detections | None) -> None:
-        """On the inference thread: boxes for the picture and for the data channel."""
-        options = self._options
-        shown = None
-        if detections is not None:
-            class_ids = self._class_ids(options)
-            shown = detections.select(options.confidence, class_ids)
-            self._newest = (frame, shown)
-        if options.mode == "exact":
-            # The picture first: the message follows once its last packet has left.
-            self._hand_out(frame, shown, 1.0)
-        elif shown is not None:
-            self._call_soon(self._send_detections, frame, shown, frame.stamps)
+    def _on_detected(self, frame: Frame, detections: Detections) -> None:
+        """On the inference thread, in `smooth`: boxes of a picture that has gone ahead."""
+        self._call_soon(self._send_detections, frame, detections, frame.stamps)
 
-    def _hand_out(self, frame: Frame, detections: Detections | None, opacity: float) -> None:
-        """On either thread: a picture for the outgoing track."""
-        picture = OutgoingPicture(
-            frame=frame,
-            detections=detections,
-            names=self._inference.names,
-            opacity=opacity,
-            painter=self._painter,
-            on_sent=self._on_sent,
-        )
+    def _deliver(self, shot: Shot) -> None:
+        """On either thread: the next picture. In `exact` the message of its boxes follows once its
+        last packet has left."""
         if self._publication is None:
-            self._call_soon(self._outgoing.offer, picture)
+            self._call_soon(self._return, shot)
         else:
-            self._call_soon(self._publish, self._publication, picture)
+            self._call_soon(self._publish, self._publication, shot)
 
-    def _publish(self, publication: Publication, picture: OutgoingPicture) -> None:
+    def _return(self, shot: Shot) -> None:
+        """On the loop: a picture for the caller."""
+        self._outgoing.offer(OutgoingPicture(shot, self._painter, self._on_sent))
+
+    def _publish(self, publication: Publication, shot: Shot) -> None:
         """On the loop: a picture for the caller, where it wants one, and for all who watch."""
         if self._returns_picture:
-            self._outgoing.offer(picture)
-        publication.offer(Shot(picture.frame, picture.detections, picture.names, picture.opacity))
+            self._return(shot)
+        publication.offer(shot)
 
     def _on_sent(self, picture: OutgoingPicture, stamps: Stamps) -> None:
         """On the loop, after a picture's last packet."""
@@ -310,8 +262,9 @@ class Session:
         self._last_sent = stamps
         self._server_ms.add_ms(ns_to_ms(stamps.sent_at_ns - stamps.received_at_ns))
         self._frame_sink.record(stamps)
-        if picture.detections is not None and stamps.boxed_at_ns:
-            self._send_detections(picture.frame, picture.detections, stamps)
+        shot = picture.shot
+        if shot.detections is not None and stamps.boxed_at_ns:
+            self._send_detections(shot.frame, shot.detections, stamps)
 
     def _send_detections(self, frame: Frame, detections: Detections, stamps: Stamps) -> None:
         """On the loop. In `exact` the picture has left and every stage is this frame's own; in
@@ -329,31 +282,13 @@ class Session:
             sent=last,
         )
         message |= {
-            "fps_in": round(self._frames_in_rate.per_second(at_ns), 1),
+            "fps_in": self._feed.statistics(at_ns).fps,
             "fps_out": round(self._frames_out_rate.per_second(at_ns), 1),
-            "dropped": self._dropped(),
+            "dropped": self._dropped(at_ns),
         }
         self._channel.send(message)
 
     # --- small parts ---
-
-    def _newest_boxes(self, at_ns: int) -> tuple[Detections | None, float]:
-        """The newest boxes and how strongly to draw them: they fade out over the last third."""
-        newest = self._newest
-        fade_ms = self._settings.fade_ms
-        if newest is None or not fade_ms:
-            return None, 1.0
-        frame, detections = newest
-        age_ms = ns_to_ms(at_ns - frame.stamps.received_at_ns)
-        if age_ms >= fade_ms:
-            return None, 1.0
-        return detections, min(1.0, 3 * (fade_ms - age_ms) / fade_ms)
-
-    def _class_ids(self, options: CallOptions) -> list[int] | None:
-        if options.classes is None:
-            return None
-        wanted = set(options.classes)
-        return [index for index, name in enumerate(self._inference.names) if name in wanted]
 
     def _call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
         try:
@@ -368,11 +303,11 @@ class Session:
                 return transceiver
         return None
 
-    def _dropped(self) -> dict[str, int]:
+    def _dropped(self, at_ns: int) -> dict[str, int]:
         """Frames that came in, or should have, and did not go out, by reason."""
         dropped = {
             # A newer frame came before the detector had time for it.
-            "replaced": self._dropped_replaced,
+            "replaced": self._feed.statistics(at_ns).dropped_replaced,
             # A newer picture came before the encoder had time for it.
             "unsent": self._outgoing.statistics().dropped_replaced,
             # Overtaken by a newer picture when the mode changed.
@@ -386,17 +321,18 @@ class Session:
 
     def statistics(self) -> SessionStatistics:
         at_ns = now_ns()
+        incoming = self._feed.statistics(at_ns)
         return SessionStatistics(
             session=self.id,
             state=self._liveness.state,
-            options=self._options,
+            options=self._feed.options,
             age_s=round((at_ns - self._opened_at_ns) / NS_PER_S, 1),
-            frames_in=self._frames_in,
+            frames_in=incoming.frames,
             frames_out=self._frames_out,
-            fps_in=round(self._frames_in_rate.per_second(at_ns), 1),
+            fps_in=incoming.fps,
             fps_out=round(self._frames_out_rate.per_second(at_ns), 1),
-            size_wh=self._size_wh,
+            size_wh=incoming.size_wh,
             server_ms=self._server_ms.statistics().to_json(),
-            dropped=self._dropped(),
+            dropped=self._dropped(at_ns),
             peer=self._peer.statistics(),
         )

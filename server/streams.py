@@ -16,9 +16,10 @@ from typing import Protocol
 from server.clock import NS_PER_S, now_ns
 from server.errors import ConflictError, NotFoundError, NotLiveError, UnavailableError
 from server.frame import Stamps
-from server.hub import EncodingStatistics, Hub, SentShot, Shot
+from server.hub import EncodingStatistics, Hub, SentShot
 from server.messages import frame_message
 from server.settings import StreamSettings
+from server.shot import Shot
 from server.telemetry import RateMeter
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

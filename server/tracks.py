@@ -3,7 +3,7 @@
 Nothing here paces by a clock: a picture leaves because one arrived.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,10 @@ from aiortc import MediaStreamTrack
 from aiortc.mediastreams import MediaStreamError
 
 from server.clock import now_ns
-from server.detections import Detections
-from server.frame import Frame
 from server.latest import Latest, LatestClosed, LatestStatistics
 from server.overlay import Painter
 from server.pixels import copy_yuv420p, plane_views
+from server.shot import Shot
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -30,10 +29,7 @@ class OutgoingPicture:
     The decoded frame inside is shared and read-only, so boxes go on a copy.
     """
 
-    frame: Frame
-    detections: Detections | None
-    names: Sequence[str]
-    opacity: float
+    shot: Shot
     painter: Painter
     on_sent: Callable[["OutgoingPicture", "Stamps"], None]
     handed_out_at_ns: int = 0
@@ -42,22 +38,23 @@ class OutgoingPicture:
     @property
     def captured_at_ns(self) -> int:
         """When its first packet arrived."""
-        return self.frame.stamps.received_at_ns
+        return self.shot.frame.stamps.received_at_ns
 
     def render(self) -> "VideoFrame":
         """The picture for the encoder. On an encode thread."""
         self.handed_out_at_ns = now_ns()
-        picture = self.frame.video_frame
-        if self.detections is not None and len(self.detections):
+        shot = self.shot
+        picture = shot.frame.video_frame
+        if shot.detections is not None and len(shot.detections):
             picture = copy_yuv420p(picture)
-            self.painter.draw(plane_views(picture), self.detections, self.names, self.opacity)
+            self.painter.draw(plane_views(picture), shot.detections, shot.names, shot.opacity)
         self.drawn_at_ns = now_ns()
         return picture
 
     def sent(self, encode_started_at_ns: int, encoded_at_ns: int, sent_at_ns: int) -> None:
         """The last packet has left. On the loop."""
         stamps = replace(
-            self.frame.stamps,
+            self.shot.frame.stamps,
             handed_out_at_ns=self.handed_out_at_ns,
             drawn_at_ns=self.drawn_at_ns,
             encoded_at_ns=encoded_at_ns,
@@ -80,10 +77,11 @@ class OutgoingVideoTrack(MediaStreamTrack):
     def offer(self, picture: OutgoingPicture) -> None:
         """Hand a picture out. One that is older than what was handed out before is dropped:
         it would make media time run backwards (a call that changes its mode has such)."""
-        if picture.frame.frame_seq <= self._newest_seq:
+        frame_seq = picture.shot.frame.frame_seq
+        if frame_seq <= self._newest_seq:
             self._dropped_late += 1
             return
-        self._newest_seq = picture.frame.frame_seq
+        self._newest_seq = frame_seq
         self._latest.set(picture)
 
     async def recv(self) -> OutgoingPicture:  # type: ignore[override]

@@ -1,0 +1,142 @@
+"""One source's pictures on their way through the detector, to whoever shows them.
+
+`take` is called on the thread that decodes; results come on the inference thread. On either,
+`deliver` is called with what is to be shown next, and must not wait. Between `open` and `close`
+the detector works for this feed; a result in the making when it closes is dropped.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from server.call_options import CallOptions
+from server.clock import ns_to_ms
+from server.detections import Detections
+from server.frame import Frame, Stamps, Submission
+from server.shot import Shot
+from server.telemetry import RateMeter
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+
+class Inference(Protocol):
+    """What a feed needs of the inference thread; every method may be called on any thread."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def attach(self, key: str, publish: Callable[[Frame, Detections | None], None]) -> None: ...
+
+    def submit(self, key: str, frame: Frame) -> Submission: ...
+
+    def detach(self, key: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FeedStatistics:
+    """What came in so far."""
+
+    frames: int
+    fps: float
+    size_wh: tuple[int, int]
+    dropped_replaced: int
+    """A newer frame came before the detector had time for it."""
+    passed_without_boxes: int
+    """No detector would look at it."""
+
+
+class Feed:
+    """See the module. `on_detected` hears, on the inference thread, of boxes whose own picture has
+    left without waiting for them (mode `smooth`)."""
+
+    def __init__(
+        self,
+        key: str,
+        fade_ms: float,
+        options: CallOptions,
+        inference: Inference,
+        deliver: Callable[[Shot], None],
+        on_detected: Callable[[Frame, Detections], None] | None = None,
+    ) -> None:
+        self.options = options
+        """Replaced as a whole, at any time, on any thread."""
+        self._key = key
+        self._fade_ms = fade_ms
+        self._inference = inference
+        self._deliver = deliver
+        self._on_detected = on_detected
+        # Written on the decoder thread.
+        self._frames = 0
+        self._rate = RateMeter()
+        self._size_wh = (0, 0)
+        self._dropped_replaced = 0
+        self._passed_without_boxes = 0
+        # Written on the inference thread, read on the decoder thread: newest boxes for `smooth`.
+        self._newest: tuple[Frame, Detections] | None = None
+
+    def open(self) -> None:
+        """Results come from now on."""
+        self._inference.attach(self._key, self._detected)
+
+    def close(self) -> None:
+        """No new results. Idempotent."""
+        self._inference.detach(self._key)
+
+    def take(self, video_frame: "VideoFrame", rtp_timestamp: int, stamps: Stamps) -> None:
+        """On the decoder thread: to the detector, and in `smooth` straight out as well."""
+        frame = Frame(video_frame, self._frames, rtp_timestamp, stamps)
+        self._frames += 1
+        self._rate.add(stamps.decoded_at_ns)
+        self._size_wh = frame.size_wh
+        submission = self._inference.submit(self._key, frame)
+        if self.options.mode == "smooth":
+            detections, opacity = self._newest_boxes(stamps.decoded_at_ns)
+            self._show(frame, detections, opacity)
+        elif submission is Submission.REFUSED:
+            self._passed_without_boxes += 1
+            self._show(frame, None, 1.0)
+        elif submission is Submission.REPLACED:
+            self._dropped_replaced += 1
+
+    def _detected(self, frame: Frame, detections: Detections | None) -> None:
+        """On the inference thread; None when the detector failed."""
+        options = self.options
+        shown = None
+        if detections is not None:
+            shown = detections.select(options.confidence, self._class_ids(options))
+            self._newest = (frame, shown)
+        if options.mode == "exact":
+            self._show(frame, shown, 1.0)
+        elif shown is not None and self._on_detected is not None:
+            self._on_detected(frame, shown)
+
+    def _show(self, frame: Frame, detections: Detections | None, opacity: float) -> None:
+        self._deliver(Shot(frame, detections, self._inference.names, opacity))
+
+    def _newest_boxes(self, at_ns: int) -> tuple[Detections | None, float]:
+        """The newest boxes and how strongly to draw them: they fade out over the last third."""
+        newest = self._newest
+        if newest is None or not self._fade_ms:
+            return None, 1.0
+        frame, detections = newest
+        age_ms = ns_to_ms(at_ns - frame.stamps.received_at_ns)
+        if age_ms >= self._fade_ms:
+            return None, 1.0
+        return detections, min(1.0, 3 * (self._fade_ms - age_ms) / self._fade_ms)
+
+    def _class_ids(self, options: CallOptions) -> list[int] | None:
+        if options.classes is None:
+            return None
+        wanted = set(options.classes)
+        return [index for index, name in enumerate(self._inference.names) if name in wanted]
+
+    def statistics(self, at_ns: int) -> FeedStatistics:
+        """On any thread."""
+        return FeedStatistics(
+            frames=self._frames,
+            fps=round(self._rate.per_second(at_ns), 1),
+            size_wh=self._size_wh,
+            dropped_replaced=self._dropped_replaced,
+            passed_without_boxes=self._passed_without_boxes,
+        )

@@ -1,0 +1,18 @@
+"""A picture as it is to be shown: the frame and what to draw on it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.detections import Detections
+from server.frame import Frame
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """Frozen: made on the decoder or inference thread, drawn on an encode thread."""
+
+    frame: Frame
+    detections: Detections | None
+    """None: nobody looked at it, or what was found is too old to show."""
+    names: Sequence[str]
+    opacity: float
