@@ -23,6 +23,7 @@ from server.limits import CpuMeter, Limits, Load
 from server.metrics import MetricsPage
 from server.model_change import ModelChanger, model_folders
 from server.model_registry import chosen_model
+from server.openapi import openapi_routes
 from server.registry import Registry
 from server.rtc.encoders.probe import choose_h264
 from server.rtc.fanout import Fanout
@@ -185,7 +186,7 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
 
     app[SIGNALING] = signaling
     gateway = Gateway(settings, registry, streams, hold, ice_links)
-    app.add_routes([*signaling.routes(), *access_routes(), *gateway.routes()])
+    app.add_routes([*signaling.routes(), *access_routes(), *gateway.routes(), *openapi_routes()])
 
     async def parts(_: web.Application) -> AsyncIterator[None]:
         inference.start()
