@@ -102,7 +102,7 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
         client_max_size=settings.server.max_body_kib * 1024, middlewares=[refuse_honestly]
     )
     authority = Authority(settings.auth, settings.server.host)
-    inference = InferenceWorker(detector)
+    inference = InferenceWorker(detector, settings.scheduling)
     frames = FrameTelemetry()
     loop_lag = LoopLagSampler()
     encoders = ThreadPoolExecutor(settings.rtc.encode_threads, thread_name_prefix="encode")

@@ -28,7 +28,7 @@ class Inference(Protocol):
 
     def attach(self, key: str, publish: Callable[[Frame, Detections | None], None]) -> None: ...
 
-    def submit(self, key: str, frame: Frame) -> Submission: ...
+    def submit(self, key: str, frame: Frame, *, perishable: bool) -> Submission: ...
 
     def detach(self, key: str) -> None: ...
 
@@ -42,6 +42,8 @@ class FeedStatistics:
     size_wh: tuple[int, int]
     dropped_replaced: int
     """A newer frame came before the detector had time for it."""
+    dropped_stale: int
+    """It had waited for the detector for too long."""
     passed_without_boxes: int
     """No detector would look at it."""
 
@@ -71,6 +73,7 @@ class Feed:
         self._rate = RateMeter()
         self._size_wh = (0, 0)
         self._dropped_replaced = 0
+        self._dropped_stale = 0
         self._passed_without_boxes = 0
         # Written on the inference thread, read on the decoder thread: newest boxes for `smooth`.
         self._newest: tuple[Frame, Detections] | None = None
@@ -89,7 +92,7 @@ class Feed:
         self._frames += 1
         self._rate.add(stamps.decoded_at_ns)
         self._size_wh = frame.size_wh
-        submission = self._inference.submit(self._key, frame)
+        submission = self._inference.submit(self._key, frame, perishable=True)
         if self.options.mode == "smooth":
             detections, opacity = self._newest_boxes(stamps.decoded_at_ns)
             self._show(frame, detections, opacity)
@@ -98,6 +101,8 @@ class Feed:
             self._show(frame, None, 1.0)
         elif submission is Submission.REPLACED:
             self._dropped_replaced += 1
+        elif submission is Submission.STALE:
+            self._dropped_stale += 1
 
     def _detected(self, frame: Frame, detections: Detections | None) -> None:
         """On the inference thread; None when the detector failed."""
@@ -138,5 +143,6 @@ class Feed:
             fps=round(self._rate.per_second(at_ns), 1),
             size_wh=self._size_wh,
             dropped_replaced=self._dropped_replaced,
+            dropped_stale=self._dropped_stale,
             passed_without_boxes=self._passed_without_boxes,
         )

@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "mechanisms",
         (
             "auth",
+            "batching",
             "data_channel",
             "latest",
             "mailbox",
