@@ -12,6 +12,7 @@ from aiohttp import web
 
 from server.access_api import access_routes
 from server.auth import Authority
+from server.bulletin import Bulletin
 from server.call_options import CallOptions
 from server.detector.load import load_detector
 from server.gate import Gate, hold, principal_of
@@ -41,6 +42,7 @@ from server.viewer import Viewer
 logger = logging.getLogger(__name__)
 
 SIGNALING = web.AppKey("signaling", Signaling)
+BULLETIN = web.AppKey("bulletin", Bulletin)
 
 
 def web_root() -> Path:
@@ -150,7 +152,8 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
             describe=describe,
         )
 
-    streams = Streams(settings.streams, make_hub, frames)
+    bulletin = app[BULLETIN] = Bulletin()
+    streams = Streams(settings.streams, make_hub, frames, bulletin)
     registry = Registry(settings.session, make_session, streams, make_viewer)
     cpu = CpuMeter()
 
@@ -170,7 +173,7 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
     holdings = Holdings(registry.has)
     gate = Gate(settings, authority, Limits(settings.limits, measure), holdings)
     gate.install(app)
-    status = Status(registry, inference, frames, loop_lag)
+    status = Status(registry, inference, frames, loop_lag, bulletin)
     loader = ThreadPoolExecutor(1, thread_name_prefix="load")
     changer = ModelChanger(
         settings.detector, load_for_cameras, inference, loader, model_folders(settings.detector)
@@ -194,6 +197,7 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
         yield
         # Reverse order: calls, then what they use.
         await registry.close(settings.server.shutdown_timeout_s)
+        bulletin.close()
         holdings.close()
         lag_task.cancel()
         await asyncio.wait([lag_task])

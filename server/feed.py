@@ -94,8 +94,7 @@ class Feed:
         self._size_wh = frame.size_wh
         submission = self._inference.submit(self._key, frame, perishable=True)
         if self.options.mode == "smooth":
-            detections, opacity = self._newest_boxes(stamps.decoded_at_ns)
-            self._show(frame, detections, opacity)
+            self._show(frame, *self._newest_boxes(stamps.decoded_at_ns))
         elif submission is Submission.REFUSED:
             self._passed_without_boxes += 1
             self._show(frame, None, 1.0)
@@ -116,19 +115,26 @@ class Feed:
         elif shown is not None and self._on_detected is not None:
             self._on_detected(frame, shown)
 
-    def _show(self, frame: Frame, detections: Detections | None, opacity: float) -> None:
-        self._deliver(Shot(frame, detections, self._inference.names, opacity))
+    def _show(
+        self,
+        frame: Frame,
+        detections: Detections | None,
+        opacity: float,
+        found_in: Frame | None = None,
+    ) -> None:
+        self._deliver(Shot(frame, detections, self._inference.names, opacity, found_in))
 
-    def _newest_boxes(self, at_ns: int) -> tuple[Detections | None, float]:
-        """The newest boxes and how strongly to draw them: they fade out over the last third."""
+    def _newest_boxes(self, at_ns: int) -> tuple[Detections | None, float, Frame | None]:
+        """The newest boxes, how strongly to draw them (they fade out over the last third), and
+        the frame they were found in."""
         newest = self._newest
         if newest is None or not self._fade_ms:
-            return None, 1.0
+            return None, 1.0, None
         frame, detections = newest
         age_ms = ns_to_ms(at_ns - frame.stamps.received_at_ns)
         if age_ms >= self._fade_ms:
-            return None, 1.0
-        return detections, min(1.0, 3 * (self._fade_ms - age_ms) / self._fade_ms)
+            return None, 1.0, None
+        return detections, min(1.0, 3 * (self._fade_ms - age_ms) / self._fade_ms), frame
 
     def _class_ids(self, options: CallOptions) -> list[int] | None:
         if options.classes is None:

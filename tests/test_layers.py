@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "auth",
             "batching",
+            "bulletin",
             "data_channel",
             "latest",
             "mailbox",
