@@ -1,7 +1,7 @@
 """What a detector found in one picture: parallel arrays, frozen, checked when made."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ class Detections:
 
     `xyxy` is (N, 4) with right and bottom exclusive, `confidence` (N,) in 0..1, `class_id`
     (N,) an index into the detector's names, `track_id` (N,) or None, `landmarks` (N, K, 2)
-    or None. Rows are sorted by falling confidence.
+    or None. Rows are sorted by falling confidence. `track_id` 0 means none yet; `velocity` (N, 4)
+    is that of the corners in pixels a second, or None.
     """
 
     xyxy: Float32Array
@@ -25,6 +26,7 @@ class Detections:
     size_wh: tuple[int, int]
     track_id: Int32Array | None = None
     landmarks: Float32Array | None = None
+    velocity: Float32Array | None = None
 
     def __post_init__(self) -> None:
         count = len(self.confidence)
@@ -56,7 +58,24 @@ class Detections:
             size_wh=self.size_wh,
             track_id=None if self.track_id is None else self.track_id[rows],
             landmarks=None if self.landmarks is None else self.landmarks[rows],
+            velocity=None if self.velocity is None else self.velocity[rows],
         )
+
+    def moved(self, elapsed_s: float) -> "Detections":
+        """Where the boxes are expected so much later, as far as their velocity is known."""
+        if self.velocity is None or not len(self):
+            return self
+        width, height = self.size_wh
+        shift = self.velocity * np.float32(elapsed_s)
+        sides = np.array((width, height, width, height), np.float32)
+        xyxy = np.clip(self.xyxy + shift, 0, sides)
+        # What moves apart or away may turn a box inside out.
+        np.maximum(xyxy[:, 2:], xyxy[:, :2], out=xyxy[:, 2:])
+        landmarks = self.landmarks
+        if landmarks is not None:
+            centre_shift = (shift[:, :2] + shift[:, 2:]) * np.float32(0.5)
+            landmarks = (landmarks + centre_shift[:, None, :]).astype(np.float32)
+        return replace(self, xyxy=xyxy, landmarks=landmarks)
 
     def select(
         self, min_confidence: float, class_ids: Collection[int] | None = None
@@ -74,7 +93,7 @@ class Detections:
         class_ids: Sequence[int] = self.class_id.tolist()
         track_ids = [None] * len(self) if self.track_id is None else self.track_id.tolist()
         return [
-            [*box, class_id, score, track_id]
+            [*box, class_id, score, track_id or None]
             for box, class_id, score, track_id in zip(
                 xyxy, class_ids, confidence, track_ids, strict=True
             )

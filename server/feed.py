@@ -5,12 +5,12 @@
 the detector works for this feed; a result in the making when it closes is dropped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from server.call_options import CallOptions
-from server.clock import ns_to_ms
+from server.clock import NS_PER_S, ns_to_ms
 from server.detections import Detections
 from server.frame import Frame, Stamps, Submission
 from server.shot import Shot
@@ -28,9 +28,26 @@ class Inference(Protocol):
 
     def attach(self, key: str, publish: Callable[[Frame, Detections | None], None]) -> None: ...
 
-    def submit(self, key: str, frame: Frame, *, perishable: bool) -> Submission: ...
+    def submit(self, key: str, frame: Frame) -> Submission: ...
 
     def detach(self, key: str) -> None: ...
+
+
+class Analyst(Protocol):
+    """What looks at a feed's pictures and boxes on their way (`analyst.py`)."""
+
+    def cover(self, video_frame: "VideoFrame") -> "VideoFrame":
+        """On the decoder thread: the picture without what nobody may see."""
+        ...
+
+    def track(self, detections: Detections, at_ns: int, confidence: float) -> Detections:
+        """On the inference thread: all boxes of a picture taken at this instant, to be the same
+        rows with the numbers of their tracks. `confidence` is the least that will be shown."""
+        ...
+
+    def look(self, frame: Frame, shown: Detections, names: Sequence[str]) -> None:
+        """On the inference thread: what is shown of a picture. Must not wait."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +59,6 @@ class FeedStatistics:
     size_wh: tuple[int, int]
     dropped_replaced: int
     """A newer frame came before the detector had time for it."""
-    dropped_stale: int
-    """It had waited for the detector for too long."""
     passed_without_boxes: int
     """No detector would look at it."""
 
@@ -60,6 +75,7 @@ class Feed:
         inference: Inference,
         deliver: Callable[[Shot], None],
         on_detected: Callable[[Frame, Detections], None] | None = None,
+        analyst: Analyst | None = None,
     ) -> None:
         self.options = options
         """Replaced as a whole, at any time, on any thread."""
@@ -68,12 +84,12 @@ class Feed:
         self._inference = inference
         self._deliver = deliver
         self._on_detected = on_detected
+        self._analyst = analyst
         # Written on the decoder thread.
         self._frames = 0
         self._rate = RateMeter()
         self._size_wh = (0, 0)
         self._dropped_replaced = 0
-        self._dropped_stale = 0
         self._passed_without_boxes = 0
         # Written on the inference thread, read on the decoder thread: newest boxes for `smooth`.
         self._newest: tuple[Frame, Detections] | None = None
@@ -88,53 +104,56 @@ class Feed:
 
     def take(self, video_frame: "VideoFrame", rtp_timestamp: int, stamps: Stamps) -> None:
         """On the decoder thread: to the detector, and in `smooth` straight out as well."""
+        if self._analyst is not None:
+            video_frame = self._analyst.cover(video_frame)
         frame = Frame(video_frame, self._frames, rtp_timestamp, stamps)
         self._frames += 1
         self._rate.add(stamps.decoded_at_ns)
         self._size_wh = frame.size_wh
-        submission = self._inference.submit(self._key, frame, perishable=True)
+        submission = self._inference.submit(self._key, frame)
         if self.options.mode == "smooth":
-            self._show(frame, *self._newest_boxes(stamps.decoded_at_ns))
+            detections, opacity = self._newest_boxes(stamps)
+            self._show(frame, detections, opacity)
         elif submission is Submission.REFUSED:
             self._passed_without_boxes += 1
             self._show(frame, None, 1.0)
         elif submission is Submission.REPLACED:
             self._dropped_replaced += 1
-        elif submission is Submission.STALE:
-            self._dropped_stale += 1
 
     def _detected(self, frame: Frame, detections: Detections | None) -> None:
         """On the inference thread; None when the detector failed."""
-        options = self.options
+        options, analyst = self.options, self._analyst
         shown = None
         if detections is not None:
+            if analyst is not None:
+                at_ns = frame.stamps.received_at_ns
+                detections = analyst.track(detections, at_ns, options.confidence)
             shown = detections.select(options.confidence, self._class_ids(options))
             self._newest = (frame, shown)
         if options.mode == "exact":
             self._show(frame, shown, 1.0)
         elif shown is not None and self._on_detected is not None:
             self._on_detected(frame, shown)
+        if analyst is not None and shown is not None:
+            # Last: the picture is on its way.
+            analyst.look(frame, shown, self._inference.names)
 
-    def _show(
-        self,
-        frame: Frame,
-        detections: Detections | None,
-        opacity: float,
-        found_in: Frame | None = None,
-    ) -> None:
-        self._deliver(Shot(frame, detections, self._inference.names, opacity, found_in))
+    def _show(self, frame: Frame, detections: Detections | None, opacity: float) -> None:
+        self._deliver(Shot(frame, detections, self._inference.names, opacity))
 
-    def _newest_boxes(self, at_ns: int) -> tuple[Detections | None, float, Frame | None]:
-        """The newest boxes, how strongly to draw them (they fade out over the last third), and
-        the frame they were found in."""
+    def _newest_boxes(self, stamps: Stamps) -> tuple[Detections | None, float]:
+        """The newest boxes, moved to where their objects are expected by now, and how strongly to
+        draw them: they fade out over the last third."""
         newest = self._newest
         if newest is None or not self._fade_ms:
-            return None, 1.0, None
+            return None, 1.0
         frame, detections = newest
-        age_ms = ns_to_ms(at_ns - frame.stamps.received_at_ns)
+        age_ms = ns_to_ms(stamps.decoded_at_ns - frame.stamps.received_at_ns)
         if age_ms >= self._fade_ms:
-            return None, 1.0, None
-        return detections, min(1.0, 3 * (self._fade_ms - age_ms) / self._fade_ms), frame
+            return None, 1.0
+        moved_ns = stamps.received_at_ns - frame.stamps.received_at_ns
+        opacity = min(1.0, 3 * (self._fade_ms - age_ms) / self._fade_ms)
+        return detections.moved(moved_ns / NS_PER_S), opacity
 
     def _class_ids(self, options: CallOptions) -> list[int] | None:
         if options.classes is None:
@@ -149,6 +168,5 @@ class Feed:
             fps=round(self._rate.per_second(at_ns), 1),
             size_wh=self._size_wh,
             dropped_replaced=self._dropped_replaced,
-            dropped_stale=self._dropped_stale,
             passed_without_boxes=self._passed_without_boxes,
         )

@@ -93,7 +93,7 @@ class Painter:
         for row in range(len(detections) - 1, -1, -1):
             class_id = class_ids[row]
             name = names[class_id] if class_id < len(names) else f"class{class_id}"
-            mark = f" #{track_ids[row]}" if track_ids is not None else ""
+            mark = f" #{track_ids[row]}" if track_ids is not None and track_ids[row] else ""
             text = f"{name}{mark} {confidence[row]:.2f}"
             label = self._label(text, class_id, scale.letter)
             x1, y1, _, _ = corners[row].tolist()

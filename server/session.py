@@ -20,7 +20,7 @@ from server.clock import NS_PER_S, now_ns, ns_to_ms
 from server.data_channel import CHANNEL_LABEL, DetectionChannel
 from server.detections import Detections
 from server.errors import UnavailableError, UnprocessableError
-from server.feed import Feed, Inference
+from server.feed import Analyst, Feed, Inference
 from server.frame import Frame, Stamps
 from server.liveness import Liveness
 from server.messages import frame_message
@@ -75,6 +75,7 @@ class Session:
         frame_sink: FrameSink,
         describe: Callable[[str], dict[str, Any]],
         publication: Publication | None = None,
+        analyst: Analyst | None = None,
     ) -> None:
         self.id = session_id
         self._settings = settings
@@ -94,7 +95,13 @@ class Session:
         self._close_task: asyncio.Task[tuple[str, ...]] | None = None
         self._opened_at_ns = now_ns()
         self._feed = Feed(
-            session_id, settings.fade_ms, options, inference, self._deliver, self._on_detected
+            session_id,
+            settings.fade_ms,
+            options,
+            inference,
+            self._deliver,
+            self._on_detected,
+            analyst,
         )
         self._frames_out = 0
         self._frames_out_rate = RateMeter()
@@ -305,21 +312,18 @@ class Session:
 
     def _dropped(self, at_ns: int) -> dict[str, int]:
         """Frames that came in, or should have, and did not go out, by reason."""
-        incoming = self._feed.statistics(at_ns)
         dropped = {
             # A newer frame came before the detector had time for it.
-            "replaced": incoming.dropped_replaced,
-            # It had waited for the detector for too long.
-            "stale": incoming.dropped_stale,
+            "replaced": self._feed.statistics(at_ns).dropped_replaced,
             # A newer picture came before the encoder had time for it.
             "unsent": self._outgoing.statistics().dropped_replaced,
             # Overtaken by a newer picture when the mode changed.
             "late": self._outgoing.dropped_late,
         }
-        for received in self._peer.statistics().incoming:
+        for incoming in self._peer.statistics().incoming:
             # Lost on the way, too many for the decoder, or damaged.
             for reason in ("lost", "decode_queue", "corrupt"):
-                dropped[reason] = dropped.get(reason, 0) + received.dropped.get(reason, 0)
+                dropped[reason] = dropped.get(reason, 0) + incoming.dropped.get(reason, 0)
         return dropped
 
     def statistics(self) -> SessionStatistics:

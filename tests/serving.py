@@ -20,8 +20,7 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamError
 
-from server.app import BULLETIN, SIGNALING, make_app
-from server.bulletin import Bulletin
+from server.app import SIGNALING, make_app
 from server.inference import Detector
 from server.registry import Registry
 from server.settings import Settings
@@ -38,7 +37,6 @@ class Serving:
     url: str
     http: ClientSession
     registry: Registry
-    bulletin: Bulletin
 
     async def stats(self) -> dict[str, Any]:
         async with self.http.get(f"{self.url}/api/stats") as reply:
@@ -59,8 +57,7 @@ async def serving(
     host, port = runner.addresses[0][:2]
     try:
         async with ClientSession() as http:
-            url = f"http://{host}:{port}"
-            yield Serving(url, http, app[SIGNALING].registry, app[BULLETIN])
+            yield Serving(f"http://{host}:{port}", http, app[SIGNALING].registry)
     finally:
         await runner.cleanup()
 
