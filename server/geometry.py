@@ -132,37 +132,6 @@ def area(xyxy: Float32Array) -> Float32Array:
     return product
 
 
-def nms(
-    xyxy: Float32Array,
-    confidence: Float32Array,
-    class_id: npt.NDArray[np.int32],
-    iou_limit: float,
-    max_boxes: int,
-    max_candidates: int = 1000,
-) -> IndexArray:
-    """Rows that survive greedy non-maximum suppression per class, best first.
-
-    The `max_candidates` best are looked at, so the pairwise table stays bounded.
-    """
-    order = best_first(confidence, max_candidates)
-    if len(order) < 2:
-        return order[:max_boxes]
-    xyxy, class_id = xyxy[order], class_id[order]
-    suppresses = iou(xyxy, xyxy) > iou_limit
-    suppresses &= class_id[:, None] == class_id[None, :]
-    # Row i may only suppress later, weaker rows.
-    suppresses = np.triu(suppresses, 1)
-    # Who is suppressed by a kept row depends on who is kept: repeat until nothing changes.
-    # Row i is final after i rounds at the latest, and the fixed point is the greedy answer;
-    # real pictures need two to five rounds, a loop over candidates needs hundreds.
-    kept = ~suppresses.any(axis=0)
-    while True:
-        again = ~suppresses[kept].any(axis=0)
-        if np.array_equal(again, kept):
-            return order[kept][:max_boxes]
-        kept = again
-
-
 def best_first(confidence: Float32Array, count: int) -> IndexArray:
     """Rows by falling confidence, at most `count`; equal ones keep their order."""
     if len(confidence) > count:

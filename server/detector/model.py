@@ -14,13 +14,13 @@ from server.detections import Detected, Detections, EngineReport
 from server.detector.engine import EngineChain
 from server.detector.names import apply_map
 from server.detector.spec import Head, Tensors
+from server.detector.suppress import suppress
 from server.geometry import (
     ElementType,
     InputSpec,
     Letterbox,
     best_first,
     input_to_source,
-    nms,
     points_to_source,
 )
 from server.pixels import Picture, Scratch
@@ -167,7 +167,7 @@ class ModelDetector:
             class_id = apply_map(class_id, self._class_map)
         rows = np.flatnonzero((class_id >= 0) & (class_id < len(self._names)))
         if self._head.overlapping:
-            kept = nms(
+            kept = suppress(
                 found.xyxy_input[rows], confidence[rows], class_id[rows], rules.iou, rules.max_boxes
             )
         else:
