@@ -5,6 +5,7 @@ like the product's own page. The driver asks once a second how it goes, and for 
 end; everything in between is the browser's and the server's.
 """
 
+import argparse
 import asyncio
 import base64
 import json
@@ -26,10 +27,33 @@ from bench.browsers.report import (
     picture_report,
     rate_between,
 )
-from bench.browsers.settings import BrowserName, BrowserSettings
+from bench.browsers.settings import BROWSERS, BrowserName, BrowserSettings, PageSettings
+from bench.browsers.summary import describe, summarise, worst_p95_ms
 from bench.clip import load_clip
+from bench.command import (
+    OK,
+    OVER_BUDGET,
+    over_budget,
+    publish,
+    record_begun,
+    run_async,
+    show_progress,
+)
 from bench.errors import PeerError, ServerError, UsageError
+from bench.options import (
+    CODECS,
+    add_budget,
+    add_mode,
+    add_output,
+    add_pictures,
+    add_runs,
+    add_server,
+    add_time,
+    add_url,
+    calls,
+)
 from bench.planes import plane_view
+from bench.record import plain
 from bench.server_process import RunningServer, started
 from bench.statistics import median
 from bench.usage import Usage, UsageMeter
@@ -301,3 +325,65 @@ def _report(
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:400]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Calls the server from real browsers, headless: a canvas camera with the time as a bar "
+        "code, measured until the page is told that the returned picture is presented."
+    )
+    add = parser.add_argument
+    add("--browser", choices=(*BROWSERS, "both"), default="both", help="which (both)")
+    # auto: what browser and server agree on
+    add_pictures(parser, codecs=("auto", *CODECS))
+    add_mode(parser)
+    add_time(parser, warmup=4.0)
+    add_runs(parser, "runs, each with a new server and browser")
+    add_server(parser)
+    add_url(parser)
+    add(
+        "--page",
+        action="store_true",
+        help="through the product's own page and a fake camera that plays the clip, Chromium only",
+    )
+    add(
+        "--camera",
+        choices=("canvas", "track"),
+        default="canvas",
+        help="captured with the next repaint, or handed over at once, Chromium only (canvas)",
+    )
+    add(
+        "--jitter-target-ms",
+        type=float,
+        default=0.0,
+        metavar="MS",
+        help="jitterBufferTarget of the page; below 0 leaves the browser's own (0)",
+    )
+    add_budget(parser, "the slowest browser")
+    add_output(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    settings = BrowserSettings(
+        **calls(options),
+        browsers=BROWSERS if options.browser == "both" else (options.browser,),
+        mode=options.mode,
+        seconds=options.seconds,
+        warmup_s=options.warmup,
+        runs=options.runs,
+        url=options.url,
+        through_page=options.page,
+        budget_ms=options.budget_ms,
+        page=PageSettings(camera=options.camera, jitter_target_ms=options.jitter_target_ms),
+    )
+    make_record = record_begun("browser")
+    reports = run_async(measure(settings, show_progress))
+    summary = summarise(reports)
+    record = make_record(settings.to_record(), summary, plain(reports))
+    width, height = settings.size_wh
+    codec = "page" if settings.through_page else settings.codec
+    name = f"{options.browser}-{width}x{height}-{codec}"
+    over, verdict = over_budget(worst_p95_ms(summary), settings.budget_ms)
+    text = f"{describe(summary, record.settings)}\n{verdict}"
+    publish(record, options.out, name, text, as_json=options.json)
+    return OVER_BUDGET if over else OK

@@ -4,10 +4,12 @@
 measures what two peers and the codec cost by themselves. `--stock` is plain aiortc.
 """
 
+import argparse
 import asyncio
 import concurrent.futures
 import re
 import secrets
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +19,7 @@ from aiohttp import web
 from aiortc import MediaStreamTrack, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 
+from bench.command import OK, run_async
 from server.rtc.options import RtcOptions
 from server.rtc.peer import PeerConnection
 from server.rtc.receiver import RemoteVideoTrack
@@ -190,3 +193,21 @@ async def serve(port: int, stock: bool, stop: asyncio.Event) -> None:
         await stop.wait()
     finally:
         await runner.cleanup()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Echoes calls on 127.0.0.1 until it is told to end."
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--stock", action="store_true", help="plain aiortc, nothing changed")
+
+
+def run(options: argparse.Namespace) -> int:
+    async def until_told() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        await serve(options.port, options.stock, stop)
+
+    run_async(until_told())
+    return OK

@@ -4,6 +4,7 @@ Headless clients call the server like a browser would. Each run has a server of 
 connects, warms up, measures, and keeps sending while the last pictures come back.
 """
 
+import argparse
 import asyncio
 import concurrent.futures
 import gc
@@ -19,11 +20,31 @@ import aiohttp
 
 from bench.camera import Camera
 from bench.clip import MAX_BYTES, Clip, load_clip
+from bench.command import (
+    OK,
+    OVER_BUDGET,
+    over_budget,
+    publish,
+    record_begun,
+    run_async,
+    show_progress,
+)
 from bench.errors import ServerError, UsageError
+from bench.options import (
+    add_budget,
+    add_mode,
+    add_output,
+    add_pictures,
+    add_runs,
+    add_server,
+    add_time,
+    add_url,
+    calls,
+)
 from bench.peer import Peer
 from bench.record import plain
 from bench.server_process import TAKES_EVERY_CALL, RunningServer, started
-from bench.summary import RunReport
+from bench.summary import RunReport, describe, summarise
 from bench.usage import UsageMeter, told_usage
 from bench.window import Window, client_report
 from server.clock import NS_PER_S, now_ns
@@ -117,7 +138,9 @@ async def measure(settings: GlassSettings, progress: Progress) -> list[RunReport
         label = f"run {run + 1}/{settings.runs}"
         progress(f"{label}: starting the server")
         async with _server(settings) as server:
-            reports.append(await _run(settings, server, clips, partial(_say, progress, label)))
+            reports.append(
+                await _measure_run(settings, server, clips, partial(_say, progress, label))
+            )
     return reports
 
 
@@ -134,7 +157,7 @@ async def _server(settings: GlassSettings) -> AsyncIterator[RunningServer]:
         yield server
 
 
-async def _run(
+async def _measure_run(
     settings: GlassSettings, server: RunningServer, clips: Sequence[Clip], progress: Progress
 ) -> RunReport:
     planned_s = settings.warmup_s + settings.seconds + FIRST_PICTURE_TIMEOUT_S + TAIL_S
@@ -226,3 +249,52 @@ async def _stats(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     except (aiohttp.ClientError, ValueError, TimeoutError) as error:
         raise ServerError(f"no statistics from {url}/api/stats: {error!r}") from error
     return stats if isinstance(stats, dict) else {}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Starts the server, calls it like browsers would and measures from the picture handed to "
+        "the encoder to the returned picture decoded and read. Progress goes to standard error."
+    )
+    add = parser.add_argument
+    add("--clients", type=int, default=1, metavar="N", help="calls at the same time (1)")
+    add_pictures(parser)
+    add_mode(parser)
+    add_time(parser)
+    add_runs(parser, "runs, each with a new server; medians count")
+    add_server(parser)
+    add_url(parser)
+    add(
+        "--against",
+        choices=("server", "echo", "stock-echo"),
+        default="server",
+        help="what to start: the server, our transport alone, or plain aiortc (server)",
+    )
+    add("--no-channel", action="store_true", help="without the data channel: no stage times")
+    add_budget(parser, "the worst client")
+    add_output(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    settings = GlassSettings(
+        **calls(options),
+        clients=options.clients,
+        mode=options.mode,
+        seconds=options.seconds,
+        warmup_s=options.warmup,
+        runs=options.runs,
+        url=options.url,
+        against=options.against,
+        listens=not options.no_channel,
+        budget_ms=options.budget_ms,
+    )
+    make_record = record_begun("glass")
+    reports = run_async(measure(settings, show_progress))
+    summary = summarise(reports)
+    record = make_record(settings.to_record(), summary, plain(reports))
+    width, height = settings.size_wh
+    name = f"{settings.against}-{settings.clients}x{width}x{height}-{settings.codec}"
+    over, verdict = over_budget(summary["worst_client_ms"]["p95"], settings.budget_ms)
+    text = f"{describe(summary, record.settings)}\n{verdict}"
+    publish(record, options.out, name, text, as_json=options.json)
+    return OVER_BUDGET if over else OK

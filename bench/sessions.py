@@ -5,15 +5,18 @@ slowest one has its pictures. A step that breaks is measured once more, so that 
 machine is not taken for its limit.
 """
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from bench.command import OK, OVER_BUDGET, publish, record_begun, run_async, show_progress
 from bench.errors import BenchError, PeerError, UsageError
 from bench.glass import GlassSettings, Progress, measure
+from bench.options import MODES, add_output, add_pictures, add_server, add_time, calls
+from bench.record import plain
 from bench.summary import RunReport, summarise
 
-MODES: Final = ("exact", "smooth")
 TRIES: Final = 2
 # Below this a call is not live: in `exact` the detector sets the pace, in `smooth` the camera.
 LEAST_FPS: Final[Mapping[str, float]] = {"exact": 8.0, "smooth": 27.0}
@@ -178,3 +181,44 @@ def describe_step(step: Step) -> str:
         f"{step.fps_slowest:.1f} fps"
     )
     return text + (f": {step.broken_by}" if step.broken_by else "")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Measures one call more each time until the worst call is over the budget or the slowest "
+        "one has too few pictures; a step that breaks is measured twice. The figure is the largest "
+        "number of calls that held."
+    )
+    add = parser.add_argument
+    add("--mode", choices=(*MODES, "both"), default="both", help="of the calls (both)")
+    add("--budget-ms", type=float, default=75.0, metavar="MS", help="p95 of the worst call (75)")
+    add("--exact-fps", type=float, default=8.0, help="least pictures per second in exact (8)")
+    add("--smooth-fps", type=float, default=27.0, help="least pictures per second in smooth (27)")
+    add("--begin", type=int, default=1, metavar="N", help="calls of the first step (1)")
+    add("--up-to", type=int, default=12, metavar="N", help="calls of the last step (12)")
+    add("--at-least", type=int, default=0, metavar="N", help="exit 1 when a mode holds fewer")
+    add_pictures(parser)
+    add_server(parser)
+    add_time(parser)
+    add_output(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    glass = GlassSettings(
+        **calls(options), seconds=options.seconds, warmup_s=options.warmup, listens=False
+    )
+    settings = SessionsSettings(
+        glass=glass,
+        modes=MODES if options.mode == "both" else (options.mode,),
+        budget_ms=options.budget_ms,
+        least_fps={"exact": options.exact_fps, "smooth": options.smooth_fps},
+        begin=options.begin,
+        up_to=options.up_to,
+    )
+    make_record = record_begun("sessions")
+    reports = run_async(search(settings, show_progress))
+    record = make_record(settings.to_record(), summary_of(reports), plain(reports))
+    text = describe(reports, settings)
+    publish(record, options.out, f"{options.mode}-{glass.codec}", text, as_json=options.json)
+    fewest = min(report.sessions for report in reports)
+    return OVER_BUDGET if fewest < options.at_least else OK

@@ -7,6 +7,7 @@ What the samples say is a slope with its confidence; what is left when everybody
 compared with what there was after the first few calls had come and gone.
 """
 
+import argparse
 import asyncio
 import concurrent.futures
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,18 +21,23 @@ import psutil
 
 from bench.camera import Camera
 from bench.clip import MAX_BYTES, Clip, load_clip
+from bench.command import OK, OVER_BUDGET, publish, record_begun, run_async, show_progress
 from bench.errors import PeerError, ServerError, UsageError
 from bench.glass import FIRST_PICTURE_TIMEOUT_S, HTTP_TIMEOUT_S, PHASE_STEP, GlassSettings, Progress
+from bench.options import add_mode, add_output, add_pictures, add_server, calls
 from bench.peer import Peer
+from bench.record import plain
 from bench.server_process import RunningServer, started
 from bench.soak_report import (
     SLOPES,
     Holdings,
     Sample,
     SoakReport,
+    describe,
     describe_sample,
     faults,
     slope_of,
+    summary_of,
 )
 from bench.statistics import distribution
 from server.clock import NS_PER_S, now_ns
@@ -121,7 +127,7 @@ async def _soak(
         for index in range(settings.glass.clients):
             stayers.append(await callers.stay(index))
             stack.push_async_callback(stayers[-1].close, http)
-        samples = await _run(settings, callers, stayers, look, http, progress)
+        samples = await _sample(settings, callers, stayers, look, http, progress)
         for peer in stayers:
             await peer.close(http)
         end = await _quiet(look)
@@ -198,7 +204,7 @@ class _Callers:
         return peer
 
 
-async def _run(
+async def _sample(
     settings: SoakSettings,
     callers: _Callers,
     stayers: Sequence[Peer],
@@ -282,3 +288,39 @@ async def _look(http: aiohttp.ClientSession, server: RunningServer) -> Holdings:
             )
     except (aiohttp.ClientError, psutil.Error, ValueError, KeyError, TimeoutError) as error:
         raise ServerError(f"the server does not tell how it is: {error!r}") from error
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Calls stay while others join and leave; tells how memory, threads, open files, tasks and "
+        "delay grow, with confidence, and what is left in the end. Exits with 1 when the server "
+        "did not stay as it was."
+    )
+    add = parser.add_argument
+    add("--minutes", type=float, default=30.0, help="of the run (30)")
+    add("--settle", type=float, metavar="MINUTES", help="left out of the slopes (5, or a sixth)")
+    add("--every", type=float, default=5.0, metavar="SECONDS", help="between two joins (5)")
+    add("--clients", type=int, default=1, metavar="N", help="calls that stay and are measured (1)")
+    add("--rss-limit", type=float, default=1.0, metavar="MIB", help="growth allowed per hour (1)")
+    add_mode(parser)
+    add_pictures(parser)
+    add_server(parser)
+    add_output(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    settle = min(5.0, options.minutes / 6) if options.settle is None else options.settle
+    settings = SoakSettings(
+        glass=GlassSettings(**calls(options), clients=options.clients, mode=options.mode),
+        minutes=options.minutes,
+        settle_minutes=settle,
+        every_s=options.every,
+        rss_limit_mib_per_hour=options.rss_limit,
+    )
+    make_record = record_begun("soak")
+    report = run_async(soak(settings, show_progress))
+    record = make_record(settings.to_record(), plain(summary_of(report)), [plain(report)])
+    name = f"{settings.minutes:g}min-{settings.glass.mode}"
+    text = describe(report, record.settings)
+    publish(record, options.out, name, text, as_json=options.json)
+    return OVER_BUDGET if report.faults else OK

@@ -4,6 +4,7 @@ The same pictures go through encode, decode, prepare, infer, boxes, draw and enc
 so that caches are as cold as they are in the server, and no network or thread is in between.
 """
 
+import argparse
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,10 @@ from aiortc.codecs import get_capabilities
 from av.video.codeccontext import VideoCodecContext
 
 from bench.clip import MAX_BYTES, load_clip
+from bench.command import OK, publish, record_begun
 from bench.errors import ServerError, UsageError
+from bench.options import CODECS, add_clip, add_output, add_size
+from bench.record import plain
 from bench.statistics import Distribution, distribution
 from server.clock import now_ns, ns_to_ms
 from server.detections import Detected, Detections
@@ -177,3 +181,33 @@ def _bitstream(codec: str, encoded: "EncodedPicture") -> bytes:
 
     depayload = h264_depayload if codec == "H264" else vp8_depayload
     return b"".join(map(depayload, encoded.payloads))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Runs the stages of a frame's way one after another on one thread."
+    add = parser.add_argument
+    add_size(parser)
+    add("--codec", choices=CODECS, default="H264", help="of both directions (H264)")
+    add_clip(parser)
+    add("--model", metavar="FILE", help="an ONNX file; without one there is no inference")
+    add("--threads", type=int, default=0, help="of the detector; 0 lets it choose (0)")
+    add("--frames", type=int, default=200, help="measured frames (200)")
+    add_output(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    settings = StageSettings(
+        size_wh=options.size,
+        codec=options.codec,
+        clip=options.clip,
+        model=options.model,
+        threads=options.threads,
+        frames=options.frames,
+    )
+    make_record = record_begun("stages")
+    report = measure(settings)
+    record = make_record(settings.to_record(), plain(report), [])
+    width, height = settings.size_wh
+    text = describe(report, settings.to_record())
+    publish(record, options.out, f"{width}x{height}-{settings.codec}", text, as_json=options.json)
+    return OK

@@ -13,6 +13,7 @@ from aiohttp import web
 from server.access_api import access_routes
 from server.analyst import Analyst
 from server.auth import Authority
+from server.bulletin import Bulletin
 from server.call_options import CallOptions
 from server.detector.load import load_detector
 from server.gate import Gate, hold, principal_of
@@ -24,6 +25,7 @@ from server.limits import CpuMeter, Limits, Load
 from server.metrics import MetricsPage
 from server.model_change import ModelChanger, model_folders
 from server.model_registry import chosen_model
+from server.openapi import openapi_routes
 from server.registry import Registry
 from server.rtc.encoders.probe import choose_h264
 from server.rtc.fanout import Fanout
@@ -41,6 +43,7 @@ from server.viewer import Viewer
 logger = logging.getLogger(__name__)
 
 SIGNALING = web.AppKey("signaling", Signaling)
+BULLETIN = web.AppKey("bulletin", Bulletin)
 
 
 def web_root() -> Path:
@@ -102,7 +105,7 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
         client_max_size=settings.server.max_body_kib * 1024, middlewares=[refuse_honestly]
     )
     authority = Authority(settings.auth, settings.server.host)
-    inference = InferenceWorker(detector)
+    inference = InferenceWorker(detector, settings.scheduling)
     frames = FrameTelemetry()
     loop_lag = LoopLagSampler()
     encoders = ThreadPoolExecutor(settings.rtc.encode_threads, thread_name_prefix="encode")
@@ -154,7 +157,8 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
             describe=describe,
         )
 
-    streams = Streams(settings.streams, make_hub, frames)
+    bulletin = app[BULLETIN] = Bulletin()
+    streams = Streams(settings.streams, make_hub, frames, bulletin)
     registry = Registry(settings.session, make_session, streams, make_viewer)
     cpu = CpuMeter()
 
@@ -174,7 +178,7 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
     holdings = Holdings(registry.has)
     gate = Gate(settings, authority, Limits(settings.limits, measure), holdings)
     gate.install(app)
-    status = Status(registry, inference, frames, loop_lag)
+    status = Status(registry, inference, frames, loop_lag, bulletin)
     loader = ThreadPoolExecutor(1, thread_name_prefix="load")
     changer = ModelChanger(
         settings.detector, load_for_cameras, inference, loader, model_folders(settings.detector)
@@ -190,7 +194,7 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
 
     app[SIGNALING] = signaling
     gateway = Gateway(settings, registry, streams, hold, ice_links)
-    app.add_routes([*signaling.routes(), *access_routes(), *gateway.routes()])
+    app.add_routes([*signaling.routes(), *access_routes(), *gateway.routes(), *openapi_routes()])
 
     async def parts(_: web.Application) -> AsyncIterator[None]:
         inference.start()
@@ -198,6 +202,7 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
         yield
         # Reverse order: calls, then what they use.
         await registry.close(settings.server.shutdown_timeout_s)
+        bulletin.close()
         holdings.close()
         lag_task.cancel()
         await asyncio.wait([lag_task])

@@ -28,7 +28,7 @@ class Inference(Protocol):
 
     def attach(self, key: str, publish: Callable[[Frame, Detections | None], None]) -> None: ...
 
-    def submit(self, key: str, frame: Frame) -> Submission: ...
+    def submit(self, key: str, frame: Frame, *, perishable: bool) -> Submission: ...
 
     def detach(self, key: str) -> None: ...
 
@@ -59,6 +59,8 @@ class FeedStatistics:
     size_wh: tuple[int, int]
     dropped_replaced: int
     """A newer frame came before the detector had time for it."""
+    dropped_stale: int
+    """It had waited for the detector for too long."""
     passed_without_boxes: int
     """No detector would look at it."""
 
@@ -90,6 +92,7 @@ class Feed:
         self._rate = RateMeter()
         self._size_wh = (0, 0)
         self._dropped_replaced = 0
+        self._dropped_stale = 0
         self._passed_without_boxes = 0
         # Written on the inference thread, read on the decoder thread: newest boxes for `smooth`.
         self._newest: tuple[Frame, Detections] | None = None
@@ -110,15 +113,16 @@ class Feed:
         self._frames += 1
         self._rate.add(stamps.decoded_at_ns)
         self._size_wh = frame.size_wh
-        submission = self._inference.submit(self._key, frame)
+        submission = self._inference.submit(self._key, frame, perishable=True)
         if self.options.mode == "smooth":
-            detections, opacity = self._newest_boxes(stamps)
-            self._show(frame, detections, opacity)
+            self._show(frame, *self._newest_boxes(stamps))
         elif submission is Submission.REFUSED:
             self._passed_without_boxes += 1
             self._show(frame, None, 1.0)
         elif submission is Submission.REPLACED:
             self._dropped_replaced += 1
+        elif submission is Submission.STALE:
+            self._dropped_stale += 1
 
     def _detected(self, frame: Frame, detections: Detections | None) -> None:
         """On the inference thread; None when the detector failed."""
@@ -138,22 +142,28 @@ class Feed:
             # Last: the picture is on its way.
             analyst.look(frame, shown, self._inference.names)
 
-    def _show(self, frame: Frame, detections: Detections | None, opacity: float) -> None:
-        self._deliver(Shot(frame, detections, self._inference.names, opacity))
+    def _show(
+        self,
+        frame: Frame,
+        detections: Detections | None,
+        opacity: float,
+        found_in: Frame | None = None,
+    ) -> None:
+        self._deliver(Shot(frame, detections, self._inference.names, opacity, found_in))
 
-    def _newest_boxes(self, stamps: Stamps) -> tuple[Detections | None, float]:
-        """The newest boxes, moved to where their objects are expected by now, and how strongly to
-        draw them: they fade out over the last third."""
+    def _newest_boxes(self, stamps: Stamps) -> tuple[Detections | None, float, Frame | None]:
+        """The newest boxes, moved to where their objects are expected by now, how strongly to
+        draw them (they fade out over the last third), and the frame they were found in."""
         newest = self._newest
         if newest is None or not self._fade_ms:
-            return None, 1.0
+            return None, 1.0, None
         frame, detections = newest
         age_ms = ns_to_ms(stamps.decoded_at_ns - frame.stamps.received_at_ns)
         if age_ms >= self._fade_ms:
-            return None, 1.0
+            return None, 1.0, None
         moved_ns = stamps.received_at_ns - frame.stamps.received_at_ns
         opacity = min(1.0, 3 * (self._fade_ms - age_ms) / self._fade_ms)
-        return detections.moved(moved_ns / NS_PER_S), opacity
+        return detections.moved(moved_ns / NS_PER_S), opacity, frame
 
     def _class_ids(self, options: CallOptions) -> list[int] | None:
         if options.classes is None:
@@ -168,5 +178,6 @@ class Feed:
             fps=round(self._rate.per_second(at_ns), 1),
             size_wh=self._size_wh,
             dropped_replaced=self._dropped_replaced,
+            dropped_stale=self._dropped_stale,
             passed_without_boxes=self._passed_without_boxes,
         )

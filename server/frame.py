@@ -77,5 +77,7 @@ class Submission(enum.Enum):
     WAITING = "waiting"
     REPLACED = "replaced"
     """It waits, in place of an older one of its session that was never looked at."""
+    STALE = "stale"
+    """It waits, in place of one that had waited for too long to be looked at."""
     REFUSED = "refused"
     """No detector will look at it: there is none, it hangs or it keeps failing."""

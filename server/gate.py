@@ -84,6 +84,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("GET", "/api/streams/{stream}"): Rule("view", of="path"),
     ("GET", "/api/models"): Rule(),
     ("PUT", "/api/model"): SERVER_CONTROL,
+    ("GET", "/api/openapi.json"): PUBLIC,
     ("GET", "/api/stats"): SERVER_CONTROL,
     ("GET", "/metrics"): SERVER_CONTROL,
     ("POST", "/api/tokens"): Rule("control", opens=True),

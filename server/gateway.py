@@ -168,12 +168,12 @@ class Gateway:
     # --- streams ---
 
     async def list_streams(self, request: web.Request) -> web.Response:
-        """`GET /api/streams`."""
+        """What streams there are."""
         streams = [plain(stream) for stream in self.streams.statistics()]
         return web.json_response({"streams": streams})
 
     async def read_stream(self, request: web.Request) -> web.Response:
-        """`GET /api/streams/{stream}`."""
+        """One stream as it stands."""
         stream = self.streams.get(request.match_info["stream"])
         return web.json_response(plain(stream.statistics()))
 

@@ -12,11 +12,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from server.clock import NS_PER_S, now_ns
+from server.batching import BatchPlan
+from server.clock import NS_PER_MS, NS_PER_S, now_ns, ns_to_ms
 from server.detections import Detected, Detections, EngineReport
 from server.frame import Frame, Stamps, Submission
-from server.mailbox import Mailbox, MailboxStatistics
+from server.mailbox import NEVER_NS, Left, Mailbox, MailboxStatistics
 from server.pixels import Picture, YuvPicture
+from server.settings import SchedulingSettings
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,12 @@ STALL_NS = NS_PER_S // 2
 # After so many failures in a row only one frame a second is tried.
 FAILURES_TO_TRIP = 5
 RETRY_NS = NS_PER_S
+SUBMISSIONS = {
+    Left.WAITING: Submission.WAITING,
+    Left.REPLACED: Submission.REPLACED,
+    Left.STALE: Submission.STALE,
+    Left.CLOSED: Submission.REFUSED,
+}
 
 
 class Detector(Protocol):
@@ -73,7 +81,9 @@ class InferenceStatistics:
 class InferenceWorker:
     """Start and stop it once; every other method may be called on any thread."""
 
-    def __init__(self, detector: Detector | None) -> None:
+    def __init__(self, detector: Detector | None, rules: SchedulingSettings | None = None) -> None:
+        self._rules = rules or SchedulingSettings()
+        self._plan = BatchPlan(self._rules.batch_budget_ms)
         self._mailbox: Mailbox[str, Frame] = Mailbox()
         self._lock = threading.Lock()
         self._publish_by_key: dict[str, Publish] = {}
@@ -116,15 +126,19 @@ class InferenceWorker:
             self._publish_by_key.pop(key, None)
         self._mailbox.remove(key)
 
-    def submit(self, key: str, frame: Frame) -> Submission:
-        """Leave the newest frame of `key`; a refused one the caller lets pass as it is."""
+    def submit(self, key: str, frame: Frame, *, perishable: bool = False) -> Submission:
+        """Leave the newest frame of `key`; a refused one the caller lets pass as it is.
+
+        A perishable one is of no use once it has waited for longer than `max_wait_ms`, or than
+        the detector takes for a frame: its successor will be nearer to what is there now.
+        """
         at_ns = now_ns()
         if self._state(at_ns) not in ("running", "failing"):
             return Submission.REFUSED
         if self._failures_in_row >= FAILURES_TO_TRIP and at_ns < self._retry_at_ns:
             return Submission.REFUSED
-        replaced = self._mailbox.put(key, frame)
-        return Submission.REPLACED if replaced else Submission.WAITING
+        until_ns = at_ns + self._max_wait_ns() if perishable else NEVER_NS
+        return SUBMISSIONS[self._mailbox.put(key, frame, until_ns)]
 
     def replace(self, detector: Detector) -> Future[None]:
         """Hand over a loaded and warmed detector; it takes over between two frames, which the
@@ -170,6 +184,7 @@ class InferenceWorker:
         self._names = handover.detector.names
         self._engines = handover.detector.reports()
         self._failures_in_row = 0
+        self._plan = BatchPlan(self._rules.batch_budget_ms)
         self._swaps += 1
         if previous is not None:
             previous.close()
@@ -192,7 +207,14 @@ class InferenceWorker:
 
     def _batch_limit(self) -> int:
         detector = self._detector
-        return detector.max_batch if detector else 1
+        if detector is None or detector.max_batch == 1:
+            return 1
+        return self._plan.limit(detector.max_batch, ns_to_ms(self._max_wait_ns()))
+
+    def _max_wait_ns(self) -> int:
+        if not self._rules.max_wait_ms:
+            return NEVER_NS
+        return int(max(self._rules.max_wait_ms, self._plan.single_ms) * NS_PER_MS)
 
     def _serve(self, detector: Detector, batch: list[tuple[str, Frame]]) -> None:
         taken_at_ns = self._busy_since_ns = now_ns()
@@ -204,6 +226,7 @@ class InferenceWorker:
         else:
             self._inferred += len(batch)
             self._failures_in_row = 0
+            self._plan.ran(len(batch), ns_to_ms(now_ns() - taken_at_ns))
         self._busy_since_ns = 0
         for index, (key, frame) in enumerate(batch):
             detected = answers[index] if answers else None

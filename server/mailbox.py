@@ -1,16 +1,42 @@
 """The newest waiting frame of every session, from many threads to the one that infers.
 
-Bound: one frame a session. Drop policy: a newer frame replaces the one that waits. Turns are
-fair: whoever was served last goes to the back, so one fast camera cannot starve another.
+Bound: one frame a session. Drop policy: a newer frame replaces the one that waits, and one that
+has waited for too long is passed over. Turns are fair: whoever was served last goes to the back,
+so one fast camera cannot starve another.
 """
 
+import enum
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from server.clock import now_ns
+
 KeyT = TypeVar("KeyT", bound=Hashable)
 ItemT = TypeVar("ItemT")
+
+
+NEVER_NS = 1 << 63
+
+
+class Left(enum.Enum):
+    """What an item found when it was left."""
+
+    WAITING = "waiting"
+    """Nothing of its key."""
+    REPLACED = "replaced"
+    """One that still waited for its turn; that is gone."""
+    STALE = "stale"
+    """One whose time had passed; that is gone."""
+    CLOSED = "closed"
+    """A closed mailbox; the item is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Item(Generic[ItemT]):
+    value: ItemT
+    until_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +46,7 @@ class MailboxStatistics:
     put: int
     taken: int
     dropped_replaced: int
+    dropped_stale: int
     dropped_closed: int
     waiting: int
 
@@ -33,30 +60,32 @@ class Mailbox(Generic[KeyT, ItemT]):
     def __init__(self) -> None:
         self._condition = threading.Condition()
         # Insertion order is the order of turns: the first key is served next.
-        self._turns: dict[KeyT, ItemT | None] = {}
-        self._waiting = 0
+        self._turns: dict[KeyT, _Item[ItemT] | None] = {}
         self._closed = False
         self._nudged = False
         self._put = 0
         self._taken = 0
         self._dropped_replaced = 0
+        self._dropped_stale = 0
         self._dropped_closed = 0
 
-    def put(self, key: KeyT, item: ItemT) -> bool:
-        """Leave the newest item of `key`; True when it replaced one that was never taken."""
+    def put(self, key: KeyT, value: ItemT, until_ns: int = NEVER_NS) -> Left:
+        """Leave the newest item of `key`, which is of use until an instant."""
         with self._condition:
             if self._closed:
                 self._dropped_closed += 1
-                return False
+                return Left.CLOSED
             self._put += 1
-            replaced = self._turns.get(key) is not None
-            self._turns[key] = item
-            if replaced:
-                self._dropped_replaced += 1
-            else:
-                self._waiting += 1
-                self._condition.notify()
-            return replaced
+            before = self._turns.get(key)
+            self._turns[key] = _Item(value, until_ns)
+            self._condition.notify()
+            if before is None:
+                return Left.WAITING
+            if before.until_ns < now_ns():
+                self._dropped_stale += 1
+                return Left.STALE
+            self._dropped_replaced += 1
+            return Left.REPLACED
 
     def take(self, limit: int = 1) -> list[tuple[KeyT, ItemT]] | None:
         """Wait for something and take up to `limit` items, never two of one key.
@@ -64,30 +93,36 @@ class Mailbox(Generic[KeyT, ItemT]):
         None means the mailbox is closed; an empty list, that the taker was nudged.
         """
         with self._condition:
-            while not self._waiting and not self._closed and not self._nudged:
+            served = self._fresh(limit)
+            while not served and not self._closed and not self._nudged:
                 self._condition.wait()
+                served = self._fresh(limit)
             if self._closed:
                 return None
             self._nudged = False
-            served: list[tuple[KeyT, ItemT]] = []
-            for key, item in self._turns.items():
-                if item is not None:
-                    served.append((key, item))
-                    if len(served) == limit:
-                        break
             for key, _ in served:
                 # To the back of the turns, with nothing waiting.
                 del self._turns[key]
                 self._turns[key] = None
-            self._waiting -= len(served)
             self._taken += len(served)
             return served
+
+    def _fresh(self, limit: int) -> list[tuple[KeyT, ItemT]]:
+        """Whose turn it is, of those whose items are still of use. One that is not stays where it
+        is: the next of its key takes its place, and counts it."""
+        at_ns = now_ns()
+        served: list[tuple[KeyT, ItemT]] = []
+        for key, item in self._turns.items():
+            if item is not None and item.until_ns >= at_ns:
+                served.append((key, item.value))
+                if len(served) == limit:
+                    break
+        return served
 
     def remove(self, key: KeyT) -> None:
         """Forget the key and what waits for it."""
         with self._condition:
             if self._turns.pop(key, None) is not None:
-                self._waiting -= 1
                 self._dropped_closed += 1
 
     def nudge(self) -> None:
@@ -100,8 +135,7 @@ class Mailbox(Generic[KeyT, ItemT]):
         """Wake the taker for good; what waits is dropped and counted."""
         with self._condition:
             self._closed = True
-            self._dropped_closed += self._waiting
-            self._waiting = 0
+            self._dropped_closed += self._count_waiting()
             self._turns.clear()
             self._condition.notify_all()
 
@@ -111,6 +145,10 @@ class Mailbox(Generic[KeyT, ItemT]):
                 put=self._put,
                 taken=self._taken,
                 dropped_replaced=self._dropped_replaced,
+                dropped_stale=self._dropped_stale,
                 dropped_closed=self._dropped_closed,
-                waiting=self._waiting,
+                waiting=self._count_waiting(),
             )
+
+    def _count_waiting(self) -> int:
+        return sum(item is not None for item in self._turns.values())

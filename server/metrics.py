@@ -29,6 +29,7 @@ class SnapshotCollector(Collector):
         yield from _calls(now)
         yield from _streams(now)
         yield from _inference(now)
+        yield from _bulletin(now)
         yield _histogram(
             "sightline_loop_lag_seconds",
             "How late the event loop ran a timer",
@@ -124,6 +125,21 @@ def _inference(now: ServerStatistics) -> Iterable[Metric]:
     for report in inference.engines:
         engine.add_metric([report.model, report.provider, report.precision], 1)
     yield engine
+
+
+def _bulletin(now: ServerStatistics) -> Iterable[Metric]:
+    bulletin = now.bulletin
+    posted = CounterMetricFamily("sightline_notices", "What listeners were told", labels=["topic"])
+    for topic, count in bulletin.posted.items():
+        posted.add_metric([topic], count)
+    yield posted
+    yield _gauge("sightline_listeners", "Who listens, inside and outside", bulletin.subscriptions)
+    lost = CounterMetricFamily(
+        "sightline_notices_lost", "What came too fast for a listener", labels=["reason"]
+    )
+    lost.add_metric(["queue"], bulletin.dropped)
+    lost.add_metric(["replaced"], bulletin.replaced)
+    yield lost
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -312,18 +312,21 @@ class Session:
 
     def _dropped(self, at_ns: int) -> dict[str, int]:
         """Frames that came in, or should have, and did not go out, by reason."""
+        incoming = self._feed.statistics(at_ns)
         dropped = {
             # A newer frame came before the detector had time for it.
-            "replaced": self._feed.statistics(at_ns).dropped_replaced,
+            "replaced": incoming.dropped_replaced,
+            # It had waited for the detector for too long.
+            "stale": incoming.dropped_stale,
             # A newer picture came before the encoder had time for it.
             "unsent": self._outgoing.statistics().dropped_replaced,
             # Overtaken by a newer picture when the mode changed.
             "late": self._outgoing.dropped_late,
         }
-        for incoming in self._peer.statistics().incoming:
+        for received in self._peer.statistics().incoming:
             # Lost on the way, too many for the decoder, or damaged.
             for reason in ("lost", "decode_queue", "corrupt"):
-                dropped[reason] = dropped.get(reason, 0) + incoming.dropped.get(reason, 0)
+                dropped[reason] = dropped.get(reason, 0) + received.dropped.get(reason, 0)
         return dropped
 
     def statistics(self) -> SessionStatistics:

@@ -196,6 +196,25 @@ class DetectorSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SchedulingSettings:
+    """Whose picture the detector looks at, and until when."""
+
+    max_wait_ms: float = key(
+        20.0,
+        "a picture that has waited for the detector for longer, and for longer than one takes, is "
+        "passed over for its successor; 0 for no limit",
+        low=0,
+        high=1000,
+    )
+    batch_budget_ms: float = key(
+        50.0,
+        "pictures run together only as far as none is expected to have its boxes later than this",
+        low=1,
+        high=1000,
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class AnalysisSettings:
     """What is made of the boxes (docs/analytics.md)."""
 
@@ -298,6 +317,7 @@ class Settings:
     streams: StreamSettings = field(default_factory=StreamSettings)
     rtc: RtcSettings = field(default_factory=RtcSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
+    scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
     analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
@@ -310,6 +330,7 @@ GROUPS: tuple[tuple[str, type[Any]], ...] = (
     ("streams", StreamSettings),
     ("rtc", RtcSettings),
     ("detector", DetectorSettings),
+    ("scheduling", SchedulingSettings),
     ("analysis", AnalysisSettings),
     ("auth", AuthSettings),
     ("limits", LimitSettings),

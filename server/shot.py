@@ -16,3 +16,5 @@ class Shot:
     """None: nobody looked at it, or what was found is too old to show."""
     names: Sequence[str]
     opacity: float
+    found_in: Frame | None = None
+    """The frame that the boxes were found in; None for this one."""

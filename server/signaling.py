@@ -96,10 +96,12 @@ class Signaling:
         )
 
     async def read_session(self, request: web.Request) -> web.Response:
+        """What a call is doing."""
         session = self.registry.get(request.match_info["id"])
         return web.json_response(session_json(session.statistics()))
 
     async def update_session(self, request: web.Request) -> web.Response:
+        """Other options from now on; all of the change or none of it."""
         body = await self._json(request)
         if not isinstance(body, dict) or not isinstance(body.get("options"), dict):
             raise MalformedError("body: not a JSON object with options")
@@ -110,6 +112,7 @@ class Signaling:
         return web.json_response({"options": options.to_json()})
 
     async def end_session(self, request: web.Request) -> web.Response:
+        """End a call; nothing of it leaves after the answer."""
         await self.registry.end(request.match_info["id"])
         return web.json_response({"ended": True})
 
@@ -172,6 +175,7 @@ class Signaling:
         )
 
     async def stats(self, request: web.Request) -> web.Response:
+        """Everything there is to know about the running server."""
         gate = request.app[GATE].statistics()
         return web.json_response({**statistics_json(self.status.statistics()), **gate})
 
@@ -199,6 +203,7 @@ class Signaling:
         )
 
     async def metrics_page(self, request: web.Request) -> web.Response:
+        """The same for Prometheus."""
         return web.Response(body=self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     # --- small parts ---

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from server import __version__
+from server.bulletin import Bulletin, BulletinStatistics
 from server.clock import NS_PER_S, now_ns, unix_ms
 from server.inference import InferenceStatistics
 from server.registry import RegistryStatistics
@@ -56,6 +57,7 @@ class ServerStatistics:
     inference: InferenceStatistics
     stages: dict[str, Summary]
     loop_lag: Summary
+    bulletin: BulletinStatistics
     process: ProcessStatistics
 
 
@@ -68,11 +70,13 @@ class Status:
         inference: HasInferenceStatistics,
         frames: FrameTelemetry,
         loop_lag: LoopLagSampler,
+        bulletin: Bulletin,
     ) -> None:
         self._registry = registry
         self._inference = inference
         self._frames = frames
         self._loop_lag = loop_lag
+        self._bulletin = bulletin
         self._started_at_ns = now_ns()
 
     def statistics(self) -> ServerStatistics:
@@ -85,6 +89,7 @@ class Status:
             inference=inference,
             stages=self._frames.statistics(),
             loop_lag=self._loop_lag.recorder.statistics(),
+            bulletin=self._bulletin.statistics(),
             process=self._process(),
         )
 
@@ -178,6 +183,7 @@ def statistics_json(statistics: ServerStatistics) -> dict[str, Any]:
         "viewers": plain(statistics.registry.viewers),
         "sessions": [session_json(session) for session in statistics.registry.sessions],
         "stages_ms": {name: value.to_json() for name, value in statistics.stages.items()},
+        "bulletin": plain(statistics.bulletin),
         "loop_lag_ms": statistics.loop_lag.to_json(),
         "process": plain(statistics.process),
     }

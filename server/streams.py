@@ -10,10 +10,20 @@ import json
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from server.clock import NS_PER_S, now_ns
+from server.bulletin import (
+    DETECTIONS,
+    ENDED,
+    LIVE,
+    NO_SIGNAL,
+    STATUS,
+    WAITING,
+    Bulletin,
+)
+from server.clock import NS_PER_S, now_ns, unix_ms
+from server.detections import Detections
 from server.errors import ConflictError, NotFoundError, NotLiveError, UnavailableError
 from server.frame import Stamps
 from server.hub import EncodingStatistics, Hub, SentShot
@@ -26,6 +36,8 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # A viewer that finds no live source comes back after so long: spread, so that not all come at once.
 RETRY_S = (2, 10)
 FULL_RETRY_S = 5
+# How often a stream looks whether pictures still come in.
+LOOK_S = 1.0
 
 
 class Source(Protocol):
@@ -100,6 +112,7 @@ class Stream:
         settings: StreamSettings,
         make_hub: Callable[[Callable[[SentShot], None]], Hub],
         frame_sink: FrameSink,
+        bulletin: Bulletin,
         on_over: Callable[["Stream"], None],
     ) -> None:
         self.name = name
@@ -108,7 +121,12 @@ class Stream:
         self.viewers: dict[Watcher, None] = {}
         self._settings = settings
         self._frame_sink = frame_sink
+        self._bulletin = bulletin
         self._on_over = on_over
+        self._state = ""
+        self._told: Detections | None = None
+        loop = asyncio.get_running_loop()
+        self._look: asyncio.TimerHandle | None = loop.call_later(LOOK_S, self._look_at_signal)
         self._opened_at_ns = now_ns()
         self._expiry: asyncio.TimerHandle | None = None
         self._frames = 0
@@ -126,6 +144,7 @@ class Stream:
         self._stop_expiry()
         self._sources += 1
         self.hub.source_came()
+        self._say(WAITING)
 
     def source_left(self) -> None:
         """Keep what was seen last, for a while and if anybody looks."""
@@ -134,6 +153,7 @@ class Stream:
         if not self.viewers:
             self._on_over(self)
             return
+        self._say(NO_SIGNAL)
         loop = asyncio.get_running_loop()
         self._expiry = loop.call_later(self._settings.no_signal_s, self._on_over, self)
 
@@ -142,6 +162,8 @@ class Stream:
         self._rate.add(now_ns())
         self._size_wh = shot.frame.size_wh
         self.hub.offer(shot)
+        self._say(LIVE)
+        self._tell(shot)
 
     # --- the viewers ---
 
@@ -163,7 +185,11 @@ class Stream:
     def close(self) -> None:
         """End it for everybody. Idempotent."""
         self._stop_expiry()
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         self.hub.close()
+        self._say(ENDED)
         for viewer in list(self.viewers):
             viewer.end("stream ended")
 
@@ -205,6 +231,46 @@ class Stream:
         for viewer in listeners:
             viewer.tell(text)
 
+    def _tell(self, shot: Shot) -> None:
+        """Whoever listens hears of boxes as soon as they are known, watched or not."""
+        found = shot.detections
+        # In mode `smooth` the same boxes are shown on several pictures.
+        if found is None or found is self._told:
+            return
+        self._told = found
+        if not self._bulletin.wanted(DETECTIONS, self.name):
+            return
+        frame = shot.found_in or shot.frame
+        message = frame_message(
+            self.name,
+            frame,
+            found,
+            rtp_timestamp=frame.rtp_timestamp,
+            stages_ms=frame.stamps.stages_ms(),
+            sent=replace(frame.stamps, sent_at_ns=now_ns()),
+        )
+        self._bulletin.post(DETECTIONS, self.name, message, shot.names)
+
+    def _say(self, state: str) -> None:
+        """Tell how the stream stands, when that is new."""
+        if state == self._state or self._state == ENDED:
+            return
+        self._state = state
+        publication = self.publication
+        source = publication.kind if publication is not None and state != ENDED else ""
+        message = {
+            "stream": self.name,
+            "state": state,
+            "source": source,
+            "unix_ms": round(unix_ms(), 1),
+        }
+        self._bulletin.post(STATUS, self.name, message)
+
+    def _look_at_signal(self) -> None:
+        self._look = asyncio.get_running_loop().call_later(LOOK_S, self._look_at_signal)
+        if self._state == LIVE and not self.hub.has_signal:
+            self._say(NO_SIGNAL)
+
     def _stop_expiry(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
@@ -219,10 +285,12 @@ class Streams:
         settings: StreamSettings,
         make_hub: Callable[[Callable[[SentShot], None]], Hub],
         frame_sink: FrameSink,
+        bulletin: Bulletin,
     ) -> None:
         self._settings = settings
         self._make_hub = make_hub
         self._frame_sink = frame_sink
+        self._bulletin = bulletin
         self._streams: dict[str, Stream] = {}
 
     def claim(self, name: str, kind: str, *, returns_picture: bool) -> Publication:
@@ -237,7 +305,7 @@ class Streams:
             if len(self._streams) >= limit:
                 raise UnavailableError(f"max_streams: there are {limit} streams", FULL_RETRY_S)
             stream = self._streams[name] = Stream(
-                name, self._settings, self._make_hub, self._frame_sink, self._over
+                name, self._settings, self._make_hub, self._frame_sink, self._bulletin, self._over
             )
         publication = Publication(stream, kind, returns_picture)
         stream.take(publication)

@@ -20,7 +20,8 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamError
 
-from server.app import SIGNALING, make_app
+from server.app import BULLETIN, SIGNALING, make_app
+from server.bulletin import Bulletin
 from server.inference import Detector
 from server.registry import Registry
 from server.settings import Settings
@@ -37,6 +38,7 @@ class Serving:
     url: str
     http: ClientSession
     registry: Registry
+    bulletin: Bulletin
 
     async def stats(self) -> dict[str, Any]:
         async with self.http.get(f"{self.url}/api/stats") as reply:
@@ -57,7 +59,8 @@ async def serving(
     host, port = runner.addresses[0][:2]
     try:
         async with ClientSession() as http:
-            yield Serving(f"http://{host}:{port}", http, app[SIGNALING].registry)
+            url = f"http://{host}:{port}"
+            yield Serving(url, http, app[SIGNALING].registry, app[BULLETIN])
     finally:
         await runner.cleanup()
 

@@ -29,7 +29,7 @@ class Worker:
     def attach(self, key: str, publish: Callable[[Frame, Detections | None], None]) -> None:
         self.publish = publish
 
-    def submit(self, key: str, frame: Frame) -> Submission:
+    def submit(self, key: str, frame: Frame, *, perishable: bool) -> Submission:
         self.frames.append(frame)
         return Submission.WAITING
 

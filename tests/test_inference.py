@@ -2,10 +2,11 @@ import queue
 
 import pytest
 
-from server.clock import now_ns
+from server.clock import NS_PER_MS, now_ns
 from server.detections import Detections
 from server.frame import Frame, Submission
 from server.inference import FAILURES_TO_TRIP, STALL_NS, InferenceWorker
+from server.settings import SchedulingSettings
 from tests.fakes import FakeDetector, decoded_frame
 
 pytestmark = pytest.mark.unit
@@ -77,6 +78,45 @@ def test_frames_of_several_sessions_run_as_one_batch_where_the_model_allows_it()
         assert inbox.wait()[1] is not None
     assert worker.stop(DEADLINE_S)
     assert detector.batches == [1, 3]
+
+
+def test_a_perishable_frame_that_waited_too_long_gives_way_to_its_successor() -> None:
+    detector, inboxes = FakeDetector(), {key: Inbox() for key in "ab"}
+    detector.go_on.clear()
+    worker = InferenceWorker(detector, SchedulingSettings(max_wait_ms=1))
+    for key, inbox in inboxes.items():
+        worker.attach(key, inbox)
+    worker.start()
+    worker.submit("a", decoded_frame(0))
+    assert detector.entered.wait(DEADLINE_S)
+    worker.submit("b", decoded_frame(0), perishable=True)
+    worker.submit("a", decoded_frame(1))
+    waited_since_ns = now_ns()
+    while now_ns() - waited_since_ns < 5 * NS_PER_MS:
+        pass
+    detector.go_on.set()
+    assert [inboxes["a"].wait()[0].frame_seq, inboxes["a"].wait()[0].frame_seq] == [0, 1]
+    assert worker.submit("b", decoded_frame(1)) is Submission.STALE
+    assert inboxes["b"].wait()[0].frame_seq == 1
+    assert worker.stop(DEADLINE_S)
+
+
+def test_a_batch_stays_as_small_as_the_budget_asks() -> None:
+    detector, inboxes = FakeDetector(max_batch=4), {key: Inbox() for key in "abc"}
+    detector.go_on.clear()
+    worker = InferenceWorker(detector, SchedulingSettings(batch_budget_ms=1))
+    for key, inbox in inboxes.items():
+        worker.attach(key, inbox)
+    worker.start()
+    worker.submit("a", decoded_frame())
+    assert detector.entered.wait(DEADLINE_S)
+    for key in "abc":
+        worker.submit(key, decoded_frame(1))
+    detector.go_on.set()
+    for inbox in inboxes.values():
+        assert inbox.wait()[1] is not None
+    assert worker.stop(DEADLINE_S)
+    assert detector.batches == [1, 1, 1, 1]
 
 
 def test_a_detector_that_raises_costs_boxes_not_video() -> None:

@@ -32,6 +32,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "mechanisms",
         (
             "auth",
+            "batching",
+            "bulletin",
             "data_channel",
             "latest",
             "mailbox",
@@ -55,6 +57,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("state", ("status",)),
     ("records", ("metrics",)),
     ("gate", ("gate",)),
+    ("facts", ("api_facts",)),
+    ("contract", ("openapi",)),
     ("edge", ("access_api", "gateway", "signaling")),
     ("wiring", ("app",)),
     ("report", ("doctor", "token_command")),
@@ -65,7 +69,7 @@ RANKS = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}
 # Third-party libraries and the modules that may import them.
 DOORS: Mapping[str, tuple[str, ...]] = {
     "OpenSSL": ("rtc",),
-    "aiohttp": ("__main__", "access_api", "app", "gate", "gateway", "signaling"),
+    "aiohttp": ("__main__", "access_api", "app", "gate", "gateway", "openapi", "signaling"),
     "aioice": ("rtc",),
     "aiolimiter": ("limits",),
     "aiortc": ("rtc", "session", "tracks", "viewer"),

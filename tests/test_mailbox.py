@@ -2,15 +2,16 @@ import threading
 
 import pytest
 
-from server.mailbox import Mailbox
+from server.clock import NS_PER_S, now_ns
+from server.mailbox import Left, Mailbox
 
 pytestmark = pytest.mark.unit
 
 
 def test_the_newest_frame_replaces_the_waiting_one() -> None:
     mailbox: Mailbox[str, int] = Mailbox()
-    assert mailbox.put("a", 1) is False
-    assert mailbox.put("a", 2) is True
+    assert mailbox.put("a", 1) is Left.WAITING
+    assert mailbox.put("a", 2) is Left.REPLACED
     assert mailbox.take() == [("a", 2)]
     statistics = mailbox.statistics()
     assert (statistics.put, statistics.taken, statistics.dropped_replaced) == (2, 1, 1)
@@ -68,7 +69,7 @@ def test_close_wakes_the_taker_and_refuses_what_comes_later() -> None:
     thread.join(5)
     assert not thread.is_alive()
     assert taken == [None]
-    assert mailbox.put("a", 1) is False
+    assert mailbox.put("a", 1) is Left.CLOSED
     assert mailbox.statistics().dropped_closed == 1
 
 
@@ -108,3 +109,27 @@ def test_every_frame_put_from_many_threads_is_taken_or_counted() -> None:
     assert statistics.put == 6000
     assert taken == statistics.taken
     assert statistics.taken + statistics.dropped_replaced + statistics.dropped_closed == 6000
+
+
+def test_an_item_whose_time_has_passed_is_passed_over_and_counted_by_its_successor() -> None:
+    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox.put("a", 1, until_ns=now_ns() - 1)
+    mailbox.put("b", 1, until_ns=now_ns() + 60 * NS_PER_S)
+    assert mailbox.take(limit=2) == [("b", 1)]
+    mailbox.nudge()
+    assert mailbox.take() == []
+    assert mailbox.put("a", 2) is Left.STALE
+    assert mailbox.take() == [("a", 2)]
+    statistics = mailbox.statistics()
+    assert (statistics.dropped_stale, statistics.dropped_replaced) == (1, 0)
+
+
+def test_a_newer_item_in_place_of_a_stale_one_wakes_the_taker() -> None:
+    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox.put("a", 1, until_ns=now_ns() - 1)
+    taken: list[list[tuple[str, int]] | None] = []
+    thread = threading.Thread(target=lambda: taken.append(mailbox.take()), daemon=True)
+    thread.start()
+    mailbox.put("a", 2)
+    thread.join(20)
+    assert taken == [[("a", 2)]]

@@ -1,0 +1,308 @@
+"""What the routes take and answer, as facts: what `/api/openapi.json` is made from.
+
+A new route gets one entry in `FACTS`; a test names it until it has one. What is known elsewhere
+is not repeated: the summary is the handler's docstring, parameters of the path and the scope come
+from the router and the gate's `RULES`, bodies that are snapshots are described by their classes.
+Bodies made by hand are described by the shapes below; a test holds them to real answers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NotRequired, TypedDict
+
+from server.call_options import CallOptions
+from server.detections import EngineReport
+from server.mailbox import MailboxStatistics
+from server.session import SessionStatistics
+from server.status import ProcessStatistics
+from server.streams import StreamStatistics
+from server.viewer import ViewerStatistics
+
+JSON, SDP = "application/json", "application/sdp"
+FRAGMENT = "application/trickle-ice-sdpfrag"
+
+# --- shapes of JSON bodies ---
+
+
+class Model(TypedDict):
+    name: str
+    names: list[str]
+    provider: str
+    precision: str
+    engines: list[EngineReport]
+
+
+class Options(TypedDict, total=False):
+    mode: str
+    confidence: float
+    classes: list[str] | None
+
+
+class OfferOptions(Options, total=False):
+    stream: str
+    """Makes the call the source of this stream."""
+
+
+class OptionsBody(TypedDict):
+    options: Options
+
+
+class OptionsAnswer(TypedDict):
+    options: CallOptions
+
+
+class Offer(TypedDict):
+    sdp: str
+    type: Literal["offer"]
+    options: NotRequired[OfferOptions]
+
+
+class Answer(TypedDict):
+    sdp: str
+    type: Literal["answer"]
+    session: str
+    options: CallOptions
+    model: Model | None
+    names: list[str]
+    codec: str
+    encoder: str
+
+
+class Ended(TypedDict):
+    ended: bool
+
+
+class Index(TypedDict):
+    status: str
+    model_loaded: bool
+    version: str
+    ready: bool
+
+
+class IceServer(TypedDict):
+    urls: str
+    username: NotRequired[str]
+    credential: NotRequired[str]
+
+
+class Defaults(TypedDict):
+    mode: str
+    confidence: float
+
+
+class PageLimits(TypedDict):
+    max_sessions: int
+
+
+class ClientConfig(TypedDict):
+    version: str
+    auth_required: bool
+    ice_servers: list[IceServer]
+    modes: list[str]
+    defaults: Defaults
+    limits: PageLimits
+    model: Model | None
+
+
+class ModelChoice(TypedDict):
+    name: str
+    licence: str
+
+
+class Models(TypedDict):
+    models: list[ModelChoice]
+    running: Model | None
+
+
+class ModelName(TypedDict):
+    model: str
+
+
+class ModelAnswer(TypedDict):
+    model: Model | None
+
+
+class Health(TypedDict):
+    status: Literal["ok"]
+
+
+class Readiness(TypedDict):
+    ready: bool
+    detector: str
+    last_error: str
+    calls: int
+    max_sessions: int
+
+
+class Durations(TypedDict):
+    count: int
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+
+class InferenceNow(TypedDict):
+    state: str
+    inferred: int
+    failed: int
+    swaps: int
+    last_error: str
+    mailbox: MailboxStatistics
+
+
+class Calls(TypedDict):
+    opened: int
+    refused_full: int
+    refused_offer: int
+    ended: dict[str, int]
+
+
+class Access(TypedDict):
+    required: bool
+    keys: int
+    refused: dict[str, int]
+    ended_by_token: int
+
+
+class LimitsNow(TypedDict):
+    settings: dict[str, float]
+    refused: dict[str, int]
+    callers: int
+    callers_forgotten: int
+    load: dict[str, float]
+
+
+class Stats(TypedDict):
+    version: str
+    taken_unix_ms: float
+    ready: bool
+    model: Model | None
+    inference: InferenceNow
+    calls: Calls
+    streams: list[StreamStatistics]
+    viewers: list[ViewerStatistics]
+    sessions: list[SessionStatistics]
+    stages_ms: dict[str, Durations]
+    loop_lag_ms: Durations
+    process: ProcessStatistics
+    access: Access
+    limits: LimitsNow
+
+
+class StreamList(TypedDict):
+    streams: list[StreamStatistics]
+
+
+class TokenWish(TypedDict):
+    scopes: list[str]
+    streams: NotRequired[list[str]]
+    ttl: NotRequired[str]
+
+
+class Token(TypedDict):
+    token: str
+    id: str
+    scopes: list[str]
+    streams: list[str]
+    expires_unix_ms: int
+
+
+class Revoked(TypedDict):
+    revoked: bool
+    ended: int
+
+
+class Ticket(TypedDict):
+    ticket: str
+    expires_in_s: float
+
+
+# --- facts of routes ---
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request's or an answer's body: its content type, and the shape where it is JSON."""
+
+    content_type: str
+    shape: Any = str
+
+
+NOTHING = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One route. `answers` by status, None for one without a body; `refusals` are the statuses of
+    problem bodies beyond those that follow from the gate's rule, the path and the body."""
+
+    tag: str
+    answers: Mapping[int, Body | None]
+    takes: Body | None = None
+    refusals: tuple[int, ...] = ()
+    query: Mapping[str, str] = field(default_factory=dict)
+    """Parameters after the `?`, and what they mean."""
+    headers: tuple[str, ...] = ()
+    """Of the answer, beyond the usual ones."""
+
+
+def answers(shape: Any, status: int = 200) -> dict[int, Body | None]:
+    """JSON of this shape."""
+    return {status: Body(JSON, shape)}
+
+
+CREATED: Mapping[int, Body | None] = {201: Body(SDP)}
+CREATED_HEADERS = ("Location", "ETag", "Accept-Patch", "Link")
+DISCOVERED: Mapping[int, Body | None] = {204: NOTHING}
+PATCHED: Mapping[int, Body | None] = {204: NOTHING}
+GONE: Mapping[int, Body | None] = {200: NOTHING}
+
+# By method and path as the router has it, like the gate's RULES.
+FACTS: Mapping[tuple[str, str], Facts] = {
+    ("GET", "/"): Facts("page", {200: Body(JSON, Index)}),
+    ("GET", "/healthz"): Facts("state", answers(Health)),
+    ("GET", "/readyz"): Facts("state", answers(Readiness) | answers(Readiness, 503)),
+    ("GET", "/metrics"): Facts("state", {200: Body("text/plain")}),
+    ("GET", "/api/stats"): Facts("state", answers(Stats)),
+    ("GET", "/api/openapi.json"): Facts("state", answers(dict[str, Any])),
+    ("GET", "/api/client-config"): Facts("page", answers(ClientConfig)),
+    ("POST", "/offer"): Facts(
+        "calls", answers(Answer), Body(JSON, Offer), refusals=(409, 422, 503)
+    ),
+    ("GET", "/sessions/{id}"): Facts("calls", answers(SessionStatistics)),
+    ("PATCH", "/sessions/{id}"): Facts(
+        "calls", answers(OptionsAnswer), Body(JSON, OptionsBody), refusals=(422,)
+    ),
+    ("DELETE", "/sessions/{id}"): Facts("calls", answers(Ended)),
+    ("POST", "/whip/{stream}"): Facts(
+        "whip", CREATED, Body(SDP), refusals=(409, 422, 503), headers=CREATED_HEADERS
+    ),
+    ("GET", "/whip/{stream}"): Facts("whip", DISCOVERED),
+    ("PATCH", "/whip/{stream}/{id}"): Facts(
+        "whip", PATCHED, Body(FRAGMENT), refusals=(412, 422, 428)
+    ),
+    ("DELETE", "/whip/{stream}/{id}"): Facts("whip", GONE),
+    ("POST", "/whep/{stream}"): Facts(
+        "whep",
+        CREATED,
+        Body(SDP),
+        refusals=(406, 409, 422, 503),
+        query={"rung": "full (default) or low: half the sides"},
+        headers=CREATED_HEADERS,
+    ),
+    ("GET", "/whep/{stream}"): Facts("whep", DISCOVERED),
+    ("PATCH", "/whep/{stream}/{id}"): Facts(
+        "whep", PATCHED, Body(FRAGMENT), refusals=(412, 422, 428)
+    ),
+    ("DELETE", "/whep/{stream}/{id}"): Facts("whep", GONE),
+    ("GET", "/api/streams"): Facts("streams", answers(StreamList)),
+    ("GET", "/api/streams/{stream}"): Facts("streams", answers(StreamStatistics)),
+    ("GET", "/api/models"): Facts("detector", answers(Models)),
+    ("PUT", "/api/model"): Facts(
+        "detector", answers(ModelAnswer), Body(JSON, ModelName), refusals=(404, 422, 503)
+    ),
+    ("POST", "/api/tokens"): Facts("access", answers(Token, 201), Body(JSON, TokenWish)),
+    ("DELETE", "/api/tokens/{token}"): Facts("access", answers(Revoked), refusals=(400,)),
+    ("POST", "/api/tickets"): Facts("access", answers(Ticket, 201)),
+}

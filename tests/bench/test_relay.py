@@ -1,0 +1,54 @@
+"""Real peers meet through the relay, and feel what it does."""
+
+import asyncio
+
+import pytest
+from aiortc import RTCSessionDescription
+
+from bench.impairment import BLACK_OUT, Impairment
+from bench.relay import Relay, RelayError
+from server.rtc.options import RtcOptions
+from server.rtc.peer import PeerConnection
+from server.rtc.remote_track import RemoteVideoTrack
+from tests.rtc.peers import DEADLINE_S, Call, Camera, executor
+
+pytestmark = pytest.mark.loopback
+
+OPTIONS = RtcOptions(video_codecs=("VP8",))
+
+
+async def test_pictures_pass_and_a_black_out_and_another_address_are_survived() -> None:
+    with Relay(seed=3) as relay, executor() as pool:
+        near, far, camera = PeerConnection(OPTIONS, pool), PeerConnection(OPTIONS, pool), Camera()
+        arrived: asyncio.Future[RemoteVideoTrack] = asyncio.get_running_loop().create_future()
+        near.on("track", arrived.set_result)
+        try:
+            far.addTrack(camera)
+            async with asyncio.timeout(DEADLINE_S):
+                await far.setLocalDescription(await far.createOffer())
+                offer = relay.offer(far.localDescription.sdp)
+                await near.setRemoteDescription(RTCSessionDescription(offer, "offer"))
+                await near.setLocalDescription(await near.createAnswer())
+                answer = relay.answer(near.localDescription.sdp)
+                await far.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+                call = Call(near, far, camera, await arrived)
+            call.deliver_here()
+            await call.flows()
+            entered = relay.up.counters.entered
+            assert entered > 5, "all of it goes through the relay"
+            relay.impair(up=BLACK_OUT)
+            lost = relay.up.counters.lost
+            await call.shows_until(lambda: relay.up.counters.lost > lost + 5)
+            relay.impair(up=Impairment(delay_ms=5))
+            await call.flows()
+            relay.rebind()
+            await call.flows()
+        finally:
+            camera.stop()
+            assert await near.close_within(DEADLINE_S) == ()
+            assert await far.close_within(DEADLINE_S) == ()
+
+
+def test_a_description_without_an_address_is_refused() -> None:
+    with Relay() as relay, pytest.raises(RelayError):
+        relay.offer("v=0\r\nm=video 9 X 96\r\n")
