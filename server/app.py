@@ -16,6 +16,7 @@ from server.auth import Authority
 from server.bulletin import Bulletin
 from server.call_options import CallOptions
 from server.detector.load import load_detector
+from server.detector.trial import try_apart
 from server.gate import Gate, hold, principal_of
 from server.gateway import Gateway, link_header
 from server.holdings import Holdings
@@ -95,7 +96,9 @@ def make_detector(settings: Settings) -> Detector | None:
 
 
 def load_for_cameras(settings: DetectorSettings) -> Detector:
-    """A detector that also prepares for the sizes cameras have."""
+    """A detector that also prepares for the sizes cameras have; a stranger's file is tried first,
+    where it can end no process but its own."""
+    try_apart(settings)
     return load_detector(settings, CAMERA_SIZES)
 
 

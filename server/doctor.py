@@ -14,6 +14,7 @@ from server import __version__
 from server.auth import is_required
 from server.detections import EngineReport
 from server.detector.load import load_detector
+from server.detector.trial import try_apart
 from server.errors import SightlineError
 from server.rtc.addresses import media_addresses
 from server.rtc.encoders.probe import choose_h264
@@ -62,6 +63,7 @@ def run_doctor(settings: Settings, *, as_json: bool) -> int:
     engines: tuple[EngineReport, ...] = ()
     try:
         if settings.detector.model:
+            try_apart(settings.detector)
             detector = load_detector(settings.detector)
             engines = detector.reports()
             detector.close()

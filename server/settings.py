@@ -186,6 +186,9 @@ class DetectorSettings:
     )
     max_boxes: int = key(100, "most boxes kept per picture", low=1, high=1000)
     parity: bool = key(True, "compare the engine with the reference on known pictures when loading")
+    trial: bool = key(
+        True, "load a model file that nobody vouches for in a process of its own first"
+    )
     fit_shape: bool = key(
         True, "run the model in the shape of the picture instead of a padded square, where it can"
     )
