@@ -12,6 +12,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from server.call_options import CallOptions
 from server.detections import EngineReport
+from server.hub import EncodingStatistics
 from server.mailbox import MailboxStatistics
 from server.session import SessionStatistics
 from server.status import ProcessStatistics
@@ -190,8 +191,31 @@ class Stats(TypedDict):
     limits: LimitsNow
 
 
+class StreamUrls(TypedDict):
+    whep: str
+    whip: str
+    snapshot: str
+    mjpeg: str
+    detections: str
+
+
+class StreamNow(TypedDict):
+    name: str
+    live: bool
+    source: str
+    options: CallOptions | None
+    age_s: float
+    size: list[int]
+    fps: float
+    frames: int
+    sources: int
+    viewers: int
+    encodings: list[EncodingStatistics]
+    urls: StreamUrls
+
+
 class StreamList(TypedDict):
-    streams: list[StreamStatistics]
+    streams: list[StreamNow]
 
 
 class TokenWish(TypedDict):
@@ -297,7 +321,11 @@ FACTS: Mapping[tuple[str, str], Facts] = {
     ),
     ("DELETE", "/whep/{stream}/{id}"): Facts("whep", GONE),
     ("GET", "/api/streams"): Facts("streams", answers(StreamList)),
-    ("GET", "/api/streams/{stream}"): Facts("streams", answers(StreamStatistics)),
+    ("GET", "/api/streams/{stream}"): Facts("streams", answers(StreamNow)),
+    ("PATCH", "/api/streams/{stream}"): Facts(
+        "streams", answers(StreamNow), Body(JSON, OptionsBody), refusals=(409, 422)
+    ),
+    ("DELETE", "/api/streams/{stream}"): Facts("streams", answers(Ended)),
     ("GET", "/api/models"): Facts("detector", answers(Models)),
     ("PUT", "/api/model"): Facts(
         "detector", answers(ModelAnswer), Body(JSON, ModelName), refusals=(404, 422, 503)

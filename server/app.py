@@ -37,6 +37,7 @@ from server.settings import RTC_SWITCHES, DetectorSettings, RtcSettings, Setting
 from server.signaling import Signaling, refuse_honestly
 from server.status import Status, model_json
 from server.streams import Publication, Stream, Streams
+from server.streams_api import StreamsApi
 from server.telemetry import FrameTelemetry, LoopLagSampler
 from server.turn import ice_credentials, ice_servers_json
 from server.viewer import Viewer
@@ -197,7 +198,16 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
 
     app[SIGNALING] = signaling
     gateway = Gateway(settings, registry, streams, hold, ice_links)
-    app.add_routes([*signaling.routes(), *access_routes(), *gateway.routes(), *openapi_routes()])
+    streams_api = StreamsApi(streams)
+    app.add_routes(
+        [
+            *signaling.routes(),
+            *access_routes(),
+            *gateway.routes(),
+            *streams_api.routes(),
+            *openapi_routes(),
+        ]
+    )
 
     async def parts(_: web.Application) -> AsyncIterator[None]:
         inference.start()

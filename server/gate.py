@@ -6,6 +6,7 @@ and load are looked at.
 """
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -17,10 +18,12 @@ from server.auth import ANYONE, NAME, NOBODY, Authority, Principal
 from server.callers import Caller, Callers
 from server.errors import (
     ForbiddenError,
+    MalformedError,
     NotFoundError,
     TimedOutError,
     TooLargeError,
     UnauthorizedError,
+    UnsupportedTypeError,
 )
 from server.holdings import Holdings
 from server.limits import Limits
@@ -80,8 +83,10 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("GET", "/whep/{stream}"): PUBLIC,
     ("PATCH", "/whep/{stream}/{id}"): OWN_SESSION,
     ("DELETE", "/whep/{stream}/{id}"): OWN_SESSION,
-    ("GET", "/api/streams"): Rule("view", of="all"),
+    ("GET", "/api/streams"): Rule("view"),
     ("GET", "/api/streams/{stream}"): Rule("view", of="path"),
+    ("PATCH", "/api/streams/{stream}"): Rule("control", of="path"),
+    ("DELETE", "/api/streams/{stream}"): Rule("control", of="path"),
     ("GET", "/api/models"): Rule(),
     ("PUT", "/api/model"): SERVER_CONTROL,
     ("GET", "/api/openapi.json"): PUBLIC,
@@ -326,6 +331,18 @@ def is_preflight(request: web.Request) -> bool:
 def principal_of(request: web.Request) -> Principal:
     """Who the gate let in."""
     return request[PRINCIPAL]
+
+
+async def json_body(request: web.Request) -> Any:
+    """The body as JSON; the gate has read it, within its size and its deadline."""
+    if request.content_type != "application/json":
+        raise UnsupportedTypeError(
+            f"Content-Type: {request.content_type[:60]} is not application/json"
+        )
+    try:
+        return json.loads(await request.text())
+    except (ValueError, LookupError, RecursionError):
+        raise MalformedError("body: not JSON") from None
 
 
 def authorize(request: web.Request, scope: str, stream: str) -> None:

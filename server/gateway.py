@@ -1,4 +1,4 @@
-"""WHIP in (RFC 9725), WHEP out (draft 03), and what streams there are.
+"""WHIP in (RFC 9725) and WHEP out (draft 03).
 
 Both protocols are one exchange: POST an offer, get 201 with the answer and a session URL to
 PATCH candidates to and to DELETE. What differs is which offer fits and who is opened. The
@@ -25,7 +25,6 @@ from server.hub import FULL, RUNGS
 from server.registry import Registry
 from server.sdp_rules import parse_fragment, publish_offer, view_offer
 from server.settings import Settings
-from server.status import plain
 from server.streams import Streams, check_name
 
 SDP = "application/sdp"
@@ -74,10 +73,7 @@ class Gateway:
     ice_links: Callable[[web.Request], list[str]]
 
     def routes(self) -> list[web.AbstractRouteDef]:
-        routes: list[web.AbstractRouteDef] = [
-            web.get("/api/streams", self.list_streams),
-            web.get("/api/streams/{stream}", self.read_stream),
-        ]
+        routes: list[web.AbstractRouteDef] = []
         for root, post, find in (
             ("/whip", self.publish, self._publisher),
             ("/whep", self.view, self._viewer),
@@ -164,18 +160,6 @@ class Gateway:
         if viewer.stream.name != request.match_info["stream"]:
             raise NotFoundError("session: not one of this stream")
         return viewer
-
-    # --- streams ---
-
-    async def list_streams(self, request: web.Request) -> web.Response:
-        """What streams there are."""
-        streams = [plain(stream) for stream in self.streams.statistics()]
-        return web.json_response({"streams": streams})
-
-    async def read_stream(self, request: web.Request) -> web.Response:
-        """One stream as it stands."""
-        stream = self.streams.get(request.match_info["stream"])
-        return web.json_response(plain(stream.statistics()))
 
     # --- small parts ---
 

@@ -4,12 +4,10 @@ Every refusal is a problem body (RFC 9457) made in one place from the error tree
 half open behind it.
 """
 
-import json
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
@@ -18,11 +16,9 @@ from server.errors import (
     MalformedError,
     ModelError,
     RequestError,
-    TooLargeError,
     UnavailableError,
-    UnsupportedTypeError,
 )
-from server.gate import GATE, authorize, hold, principal_of
+from server.gate import GATE, authorize, hold, json_body, principal_of
 from server.metrics import CONTENT_TYPE, MetricsPage
 from server.model_change import ModelChanger
 from server.offer import parse_offer
@@ -79,7 +75,7 @@ class Signaling:
 
     async def offer(self, request: web.Request) -> web.Response:
         """`POST /offer`: a camera comes in, the annotated picture goes back."""
-        offer = parse_offer(await self._json(request))
+        offer = parse_offer(await json_body(request))
         if offer.stream:
             authorize(request, "publish", offer.stream)
         answer = await self.registry.open(offer)
@@ -102,7 +98,7 @@ class Signaling:
 
     async def update_session(self, request: web.Request) -> web.Response:
         """Other options from now on; all of the change or none of it."""
-        body = await self._json(request)
+        body = await json_body(request)
         if not isinstance(body, dict) or not isinstance(body.get("options"), dict):
             raise MalformedError("body: not a JSON object with options")
         unknown = sorted(set(body) - {"options"})
@@ -129,7 +125,7 @@ class Signaling:
 
     async def change_model(self, request: web.Request) -> web.Response:
         """`PUT /api/model`: another detector from the next frame on, without ending a call."""
-        body = await self._json(request)
+        body = await json_body(request)
         name = body.get("model") if isinstance(body, dict) else None
         if not isinstance(name, str) or not name or len(name) > 400 or set(body) != {"model"}:
             raise MalformedError("body: not a JSON object with model, a name of /api/models")
@@ -205,22 +201,6 @@ class Signaling:
     async def metrics_page(self, request: web.Request) -> web.Response:
         """The same for Prometheus."""
         return web.Response(body=self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
-
-    # --- small parts ---
-
-    async def _json(self, request: web.Request) -> Any:
-        if request.content_type != "application/json":
-            raise UnsupportedTypeError(
-                f"Content-Type: {request.content_type[:60]} is not application/json"
-            )
-        try:
-            return json.loads(await request.text())
-        except web.HTTPRequestEntityTooLarge:
-            raise TooLargeError(
-                f"max_body_kib: the body is over {self.settings.server.max_body_kib} KiB"
-            ) from None
-        except (ValueError, RecursionError):
-            raise MalformedError("body: not JSON") from None
 
 
 @web.middleware

@@ -9,7 +9,7 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from server.bulletin import (
     WAITING,
     Bulletin,
 )
+from server.call_options import CallOptions
 from server.clock import NS_PER_S, now_ns, unix_ms
 from server.detections import Detections
 from server.errors import ConflictError, NotFoundError, NotLiveError, UnavailableError
@@ -41,7 +42,12 @@ LOOK_S = 1.0
 
 
 class Source(Protocol):
-    """The session that a stream's pictures come from."""
+    """What a stream's pictures come from: a session, a pull; on the loop."""
+
+    @property
+    def options(self) -> CallOptions: ...
+
+    def update(self, changes: Mapping[str, object]) -> CallOptions: ...
 
     def end(self, reason: str) -> None: ...
 
@@ -70,7 +76,9 @@ class StreamStatistics:
     live: bool
     """Pictures come in."""
     source: str
-    """call or whip; empty while there is none."""
+    """call, whip or what else; empty while there is none."""
+    options: CallOptions | None
+    """Of the source; None while there is none."""
     age_s: float
     size_wh: tuple[int, int]
     fps: float
@@ -157,6 +165,12 @@ class Stream:
         loop = asyncio.get_running_loop()
         self._expiry = loop.call_later(self._settings.no_signal_s, self._on_over, self)
 
+    def update(self, changes: Mapping[str, object]) -> CallOptions:
+        """Change the options of the source; refuses where it is away."""
+        if self.publication is None or self.publication.owner is None:
+            raise NotLiveError("stream: its source is away", random.randint(*RETRY_S))
+        return self.publication.owner.update(changes)
+
     def offer(self, shot: Shot) -> None:
         self._frames += 1
         self._rate.add(now_ns())
@@ -196,10 +210,12 @@ class Stream:
     def statistics(self) -> StreamStatistics:
         at_ns = now_ns()
         publication = self.publication
+        owner = publication.owner if publication is not None else None
         return StreamStatistics(
             name=self.name,
             live=self.hub.has_signal,
             source=publication.kind if publication is not None else "",
+            options=owner.options if owner is not None else None,
             age_s=round((at_ns - self._opened_at_ns) / NS_PER_S, 1),
             size_wh=self._size_wh,
             fps=round(self._rate.per_second(at_ns), 1),
@@ -319,6 +335,14 @@ class Streams:
 
     def statistics(self) -> tuple[StreamStatistics, ...]:
         return tuple(stream.statistics() for stream in self._streams.values())
+
+    def end(self, name: str, reason: str) -> None:
+        """End one stream with its source and its viewers."""
+        stream = self.get(name)
+        publication, stream.publication = stream.publication, None
+        if publication is not None and publication.owner is not None:
+            publication.owner.end(reason)
+        self._over(stream)
 
     def close(self) -> None:
         """End all streams."""

@@ -59,7 +59,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("gate", ("gate",)),
     ("facts", ("api_facts",)),
     ("contract", ("openapi",)),
-    ("edge", ("access_api", "gateway", "signaling")),
+    ("edge", ("access_api", "gateway", "signaling", "streams_api")),
     ("wiring", ("app",)),
     ("report", ("doctor", "token_command")),
     ("entry", ("__main__",)),
@@ -69,7 +69,16 @@ RANKS = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}
 # Third-party libraries and the modules that may import them.
 DOORS: Mapping[str, tuple[str, ...]] = {
     "OpenSSL": ("rtc",),
-    "aiohttp": ("__main__", "access_api", "app", "gate", "gateway", "openapi", "signaling"),
+    "aiohttp": (
+        "__main__",
+        "access_api",
+        "app",
+        "gate",
+        "gateway",
+        "openapi",
+        "signaling",
+        "streams_api",
+    ),
     "aioice": ("rtc",),
     "aiolimiter": ("limits",),
     "aiortc": ("rtc", "session", "tracks", "viewer"),
