@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired, TypedDict
 
+from server.audience import AudienceStatistics
+from server.bulletin import BulletinStatistics
 from server.call_options import CallOptions
 from server.detections import EngineReport
 from server.hub import EncodingStatistics
@@ -185,6 +187,8 @@ class Stats(TypedDict):
     viewers: list[ViewerStatistics]
     sessions: list[SessionStatistics]
     stages_ms: dict[str, Durations]
+    bulletin: BulletinStatistics
+    audience: AudienceStatistics
     loop_lag_ms: Durations
     process: ProcessStatistics
     access: Access
@@ -276,6 +280,14 @@ def answers(shape: Any, status: int = 200) -> dict[int, Body | None]:
     return {status: Body(JSON, shape)}
 
 
+LISTENING = {
+    "topics": "detections, events, status: one or more, by comma",
+    "fps": "most detections a second of each stream",
+    "last_event_id": "instead of the Last-Event-ID header",
+    "ticket": "a ticket of /api/tickets, where no Authorization header can be sent",
+}
+LISTENING_TO = LISTENING | {"stream": "names by comma; without it all that may be viewed"}
+
 CREATED: Mapping[int, Body | None] = {201: Body(SDP)}
 CREATED_HEADERS = ("Location", "ETag", "Accept-Patch", "Link")
 DISCOVERED: Mapping[int, Body | None] = {204: NOTHING}
@@ -326,6 +338,15 @@ FACTS: Mapping[tuple[str, str], Facts] = {
         "streams", answers(StreamNow), Body(JSON, OptionsBody), refusals=(409, 422)
     ),
     ("DELETE", "/api/streams/{stream}"): Facts("streams", answers(Ended)),
+    ("GET", "/api/streams/{stream}/detections"): Facts(
+        "events", {200: Body("text/event-stream")}, refusals=(400, 503), query=LISTENING
+    ),
+    ("GET", "/api/events/live"): Facts(
+        "events", {200: Body("text/event-stream")}, refusals=(400, 404, 503), query=LISTENING_TO
+    ),
+    ("GET", "/ws/detections"): Facts(
+        "events", {101: NOTHING}, refusals=(400, 404, 503), query=LISTENING_TO
+    ),
     ("GET", "/api/models"): Facts("detector", answers(Models)),
     ("PUT", "/api/model"): Facts(
         "detector", answers(ModelAnswer), Body(JSON, ModelName), refusals=(404, 422, 503)

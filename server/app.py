@@ -12,11 +12,13 @@ from aiohttp import web
 
 from server.access_api import access_routes
 from server.analyst import Analyst
+from server.audience import Audience
 from server.auth import Authority
 from server.bulletin import Bulletin
 from server.call_options import CallOptions
 from server.detector.load import load_detector
 from server.detector.trial import try_apart
+from server.event_api import EventApi
 from server.gate import Gate, hold, principal_of
 from server.gateway import Gateway, link_header
 from server.holdings import Holdings
@@ -179,10 +181,11 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
             cpu_percent=cpu.percent(),
         )
 
-    holdings = Holdings(registry.has)
+    audience = Audience(settings.outlets)
+    holdings = Holdings(lambda held: registry.has(held) or audience.has(held))
     gate = Gate(settings, authority, Limits(settings.limits, measure), holdings)
     gate.install(app)
-    status = Status(registry, inference, frames, loop_lag, bulletin)
+    status = Status(registry, inference, frames, loop_lag, bulletin, audience)
     loader = ThreadPoolExecutor(1, thread_name_prefix="load")
     changer = ModelChanger(
         settings.detector, load_for_cameras, inference, loader, model_folders(settings.detector)
@@ -199,15 +202,23 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
     app[SIGNALING] = signaling
     gateway = Gateway(settings, registry, streams, hold, ice_links)
     streams_api = StreamsApi(streams)
+    event_api = EventApi(settings.outlets, bulletin, audience, streams, lambda: inference.names)
     app.add_routes(
         [
             *signaling.routes(),
             *access_routes(),
             *gateway.routes(),
             *streams_api.routes(),
+            *event_api.routes(),
             *openapi_routes(),
         ]
     )
+
+    async def end_listeners(_: web.Application) -> None:
+        """Before the wait for requests that are being answered: these would go on for ever."""
+        audience.close()
+
+    app.on_shutdown.append(end_listeners)
 
     async def parts(_: web.Application) -> AsyncIterator[None]:
         inference.start()

@@ -201,6 +201,11 @@ class Bulletin:
         self._dropped = 0
         self._replaced = 0
 
+    @property
+    def number(self) -> int:
+        """Of the last notice."""
+        return self._number
+
     def wanted(self, topic: str, stream: str) -> bool:
         """Whether anybody would hear of it: what is dear to make is made only then."""
         return any(listener.takes(stream) for listener in self._subscriptions[topic])

@@ -87,6 +87,9 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("GET", "/api/streams/{stream}"): Rule("view", of="path"),
     ("PATCH", "/api/streams/{stream}"): Rule("control", of="path"),
     ("DELETE", "/api/streams/{stream}"): Rule("control", of="path"),
+    ("GET", "/api/streams/{stream}/detections"): Rule("view", of="path", opens=True, ticket=True),
+    ("GET", "/api/events/live"): Rule("view", opens=True, ticket=True),
+    ("GET", "/ws/detections"): Rule("view", opens=True, ticket=True),
     ("GET", "/api/models"): Rule(),
     ("PUT", "/api/model"): SERVER_CONTROL,
     ("GET", "/api/openapi.json"): PUBLIC,
@@ -358,13 +361,16 @@ def hold(
     session_id: str,
     end: Callable[[str], None],
     stream: str | None = None,
+    *,
+    is_call: bool = True,
 ) -> None:
-    """A call was opened: from now on it is the caller's own and ends with its token."""
+    """A call was opened: from now on it is the caller's own and ends with its token. What is no
+    call does not count as one of its address."""
     caller = request[CALLER]
     request.app[GATE].holdings.add(
         session_id,
         principal_of(request),
         end,
-        group="" if caller.is_local else caller.group,
+        group=caller.group if is_call and not caller.is_local else "",
         stream=stream,
     )

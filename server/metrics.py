@@ -30,6 +30,7 @@ class SnapshotCollector(Collector):
         yield from _streams(now)
         yield from _inference(now)
         yield from _bulletin(now)
+        yield from _audience(now)
         yield _histogram(
             "sightline_loop_lag_seconds",
             "How late the event loop ran a timer",
@@ -140,6 +141,22 @@ def _bulletin(now: ServerStatistics) -> Iterable[Metric]:
     lost.add_metric(["queue"], bulletin.dropped)
     lost.add_metric(["replaced"], bulletin.replaced)
     yield lost
+
+
+def _audience(now: ServerStatistics) -> Iterable[Metric]:
+    audience = now.audience
+    listening = GaugeMetricFamily("sightline_audience", "Who listens from outside", labels=["kind"])
+    for kind in ("sse", "websocket"):
+        listening.add_metric([kind], audience.listening.get(kind, 0))
+    yield listening
+    yield _counter("sightline_audience_sent", "Messages sent to them", audience.sent)
+    yield _counter("sightline_audience_refused", "Listeners refused", audience.refused)
+    ended = CounterMetricFamily(
+        "sightline_audience_ended", "Listeners that are gone, by reason", labels=["reason"]
+    )
+    for reason, count in sorted(audience.ended.items()):
+        ended.add_metric([reason], count)
+    yield ended
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -21,6 +21,7 @@ from server.gate import PUBLIC, RULES, SERVER_CONTROL, Rule
 PATH = "/api/openapi.json"
 PROBLEM = {"$ref": "#/components/schemas/Problem"}
 MEANINGS: Mapping[int, str] = {
+    101: "The connection becomes a WebSocket",
     200: "Done",
     201: "Created",
     204: "Done, nothing to say",

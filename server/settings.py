@@ -312,6 +312,24 @@ class TlsSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class OutletSettings:
+    """Who may listen to events and detections by SSE and WebSocket (docs/events.md)."""
+
+    max_listeners: int = key(
+        500, "SSE and WebSocket listeners at the same time; one more gets 503", low=0, high=100_000
+    )
+    max_listeners_per_address: int = key(
+        50, "listeners of one address; one more gets 429, 0 for no limit", low=0, high=100_000
+    )
+    listener_timeout_s: float = key(
+        20.0, "a listener that takes nothing for so long is let go", low=0.5, high=600
+    )
+    keep_alive_s: float = key(
+        15.0, "how often a listener is sent a sign of life while nothing happens", low=0.1, high=600
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything, by group."""
 
@@ -325,6 +343,7 @@ class Settings:
     auth: AuthSettings = field(default_factory=AuthSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
+    outlets: OutletSettings = field(default_factory=OutletSettings)
 
 
 GROUPS: tuple[tuple[str, type[Any]], ...] = (
@@ -338,6 +357,7 @@ GROUPS: tuple[tuple[str, type[Any]], ...] = (
     ("auth", AuthSettings),
     ("limits", LimitSettings),
     ("tls", TlsSettings),
+    ("outlets", OutletSettings),
 )
 
 

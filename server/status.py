@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from server import __version__
+from server.audience import Audience, AudienceStatistics
 from server.bulletin import Bulletin, BulletinStatistics
 from server.clock import NS_PER_S, now_ns, unix_ms
 from server.inference import InferenceStatistics
@@ -58,6 +59,7 @@ class ServerStatistics:
     stages: dict[str, Summary]
     loop_lag: Summary
     bulletin: BulletinStatistics
+    audience: AudienceStatistics
     process: ProcessStatistics
 
 
@@ -71,12 +73,14 @@ class Status:
         frames: FrameTelemetry,
         loop_lag: LoopLagSampler,
         bulletin: Bulletin,
+        audience: Audience,
     ) -> None:
         self._registry = registry
         self._inference = inference
         self._frames = frames
         self._loop_lag = loop_lag
         self._bulletin = bulletin
+        self._audience = audience
         self._started_at_ns = now_ns()
 
     def statistics(self) -> ServerStatistics:
@@ -90,6 +94,7 @@ class Status:
             stages=self._frames.statistics(),
             loop_lag=self._loop_lag.recorder.statistics(),
             bulletin=self._bulletin.statistics(),
+            audience=self._audience.statistics(),
             process=self._process(),
         )
 
@@ -184,6 +189,7 @@ def statistics_json(statistics: ServerStatistics) -> dict[str, Any]:
         "sessions": [session_json(session) for session in statistics.registry.sessions],
         "stages_ms": {name: value.to_json() for name, value in statistics.stages.items()},
         "bulletin": plain(statistics.bulletin),
+        "audience": plain(statistics.audience),
         "loop_lag_ms": statistics.loop_lag.to_json(),
         "process": plain(statistics.process),
     }
