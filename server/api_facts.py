@@ -297,6 +297,15 @@ GONE: Mapping[int, Body | None] = {200: NOTHING}
 # By method and path as the router has it, like the gate's RULES.
 FACTS: Mapping[tuple[str, str], Facts] = {
     ("GET", "/"): Facts("page", {200: Body(JSON, Index)}),
+    ("GET", "/tile.js"): Facts("page", {200: Body("text/javascript")}),
+    ("GET", "/embed/{stream}"): Facts("page", {200: Body("text/html")}),
+    ("GET", "/dashboard"): Facts("page", {200: Body("text/html")}),
+    ("GET", "/api/qr"): Facts(
+        "page",
+        {200: Body("image/svg+xml")},
+        refusals=(400,),
+        query={"text": "an address of this server"},
+    ),
     ("GET", "/healthz"): Facts("state", answers(Health)),
     ("GET", "/readyz"): Facts("state", answers(Readiness) | answers(Readiness, 503)),
     ("GET", "/metrics"): Facts("state", {200: Body("text/plain")}),

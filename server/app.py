@@ -29,6 +29,7 @@ from server.metrics import MetricsPage
 from server.model_change import ModelChanger, model_folders
 from server.model_registry import chosen_model
 from server.openapi import openapi_routes
+from server.pages import Pages, embed_policy
 from server.registry import Registry
 from server.rtc.encoders.probe import choose_h264
 from server.rtc.fanout import Fanout
@@ -201,6 +202,8 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
 
     app[SIGNALING] = signaling
     gateway = Gateway(settings, registry, streams, hold, ice_links)
+    embed_policy(settings.auth.frame_ancestors)  # a mistake in it ends the start
+    pages = Pages(settings, web_root())
     streams_api = StreamsApi(streams)
     event_api = EventApi(settings.outlets, bulletin, audience, streams, lambda: inference.names)
     app.add_routes(
@@ -210,6 +213,7 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
             *gateway.routes(),
             *streams_api.routes(),
             *event_api.routes(),
+            *pages.routes(),
             *openapi_routes(),
         ]
     )

@@ -4,6 +4,7 @@ Pure text; what a proxy says is believed only of proxies in the settings.
 """
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
@@ -52,7 +53,9 @@ class Callers:
 
     def __init__(self, settings: AuthSettings) -> None:
         self._proxies = tuple(_network(text) for text in settings.trusted_proxies)
-        self._origins = frozenset(_origin(text) for text in settings.allowed_origins)
+        self._origins = frozenset(
+            checked_origin(text, "allowed_origins") for text in settings.allowed_origins
+        )
         hosts = {urlsplit(origin).hostname for origin in self._origins}
         self._hosts = hosts | {host.lower() for host in settings.allowed_hosts}
 
@@ -142,10 +145,13 @@ def _network(text: str) -> Network:
         raise SettingsError(f"trusted_proxies: {text!r} is not an address or a network") from None
 
 
-def _origin(text: str) -> str:
+def checked_origin(text: str, key: str) -> str:
+    """An origin in the settings, in lower case; raises SettingsError that names the key."""
     parts = _split(text)
     if parts is None or parts.scheme not in ("http", "https") or not parts.netloc:
-        raise SettingsError(f"allowed_origins: {text!r} is not like https://site.example")
+        raise SettingsError(f"{key}: {text!r} is not like https://site.example")
     if parts.path or parts.query or parts.fragment or "@" in parts.netloc or "*" in text:
-        raise SettingsError(f"allowed_origins: {text!r} is more than scheme, name and port")
+        raise SettingsError(f"{key}: {text!r} is more than scheme, name and port")
+    if not re.fullmatch(r"[A-Za-z0-9.:\[\]_-]+", parts.netloc):
+        raise SettingsError(f"{key}: {text!r} has characters that no name has")
     return text.lower()

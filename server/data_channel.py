@@ -7,12 +7,14 @@ dropped and counted, because a late box is worth nothing.
 import json
 from typing import TYPE_CHECKING, Any
 
-from server.clock import NS_PER_MS, now_ns
+from server.clock import NS_PER_MS, now_ns, unix_ms
 
 if TYPE_CHECKING:
     from aiortc import RTCDataChannel
 
 CHANNEL_LABEL = "detections"
+# For a viewer that wants the clock and the names, and no message for each picture.
+CLOCK_LABEL = "clock"
 BUFFERED_BYTES_AT_MOST = 64 * 1024
 MESSAGE_BYTES_AT_MOST = 1024
 
@@ -75,4 +77,5 @@ class DetectionChannel:
             return
         sent_at = message.get("t")
         if isinstance(sent_at, int | float):
-            self.send({"type": "pong", "t": sent_at, "server_ms": server_ms})
+            wall_ms = round(unix_ms(), 3)
+            self.send({"type": "pong", "t": sent_at, "server_ms": server_ms, "unix_ms": wall_ms})

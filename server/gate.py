@@ -68,6 +68,10 @@ OWN_SESSION = Rule(held=True)
 RULES: Mapping[tuple[str, str], Rule] = {
     ("GET", "/"): PUBLIC,
     ("GET", "/web"): PUBLIC,
+    ("GET", "/tile.js"): PUBLIC,
+    ("GET", "/embed/{stream}"): PUBLIC,
+    ("GET", "/dashboard"): PUBLIC,
+    ("GET", "/api/qr"): PUBLIC,
     ("GET", "/healthz"): PUBLIC,
     ("GET", "/readyz"): PUBLIC,
     ("GET", "/api/client-config"): PUBLIC,

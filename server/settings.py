@@ -249,6 +249,9 @@ class AuthSettings:
     allowed_origins: tuple[str, ...] = key(
         (), "other sites whose pages may use the API, as https://site.example"
     )
+    frame_ancestors: tuple[str, ...] = key(
+        (), "other sites whose pages may show /embed in a frame, as https://site.example"
+    )
     allowed_hosts: tuple[str, ...] = key(
         (), "public names this server is reached by while no key or token is needed"
     )

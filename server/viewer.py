@@ -9,7 +9,7 @@ from typing import Any
 from aiortc import MediaStreamTrack, RTCDataChannel, RTCSessionDescription
 
 from server.clock import NS_PER_S, now_ns
-from server.data_channel import CHANNEL_LABEL, DetectionChannel
+from server.data_channel import CHANNEL_LABEL, CLOCK_LABEL, DetectionChannel
 from server.errors import UnavailableError, UnprocessableError
 from server.liveness import Liveness
 from server.offer import Offer, one_line, video_codec
@@ -62,6 +62,7 @@ class Viewer:
         self._describe = describe
         self._codec = ""
         self._channel = DetectionChannel()
+        self._clock_channel = DetectionChannel()
         self._liveness = Liveness(peer, settings)
         self._opened_at_ns = now_ns()
         self._close_task: asyncio.Task[tuple[str, ...]] | None = None
@@ -151,6 +152,7 @@ class Viewer:
         )
 
     def _on_datachannel(self, channel: RTCDataChannel) -> None:
-        if channel.label == CHANNEL_LABEL:
+        ours = {CHANNEL_LABEL: self._channel, CLOCK_LABEL: self._clock_channel}.get(channel.label)
+        if ours is not None:
             hello = {"session": self.id, "stream": self.stream.name}
-            self._channel.open(channel, {**self._describe(self._codec), **hello})
+            ours.open(channel, {**self._describe(self._codec), **hello})

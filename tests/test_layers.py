@@ -61,6 +61,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("facts", ("api_facts",)),
     ("contract", ("openapi",)),
     ("edge", ("access_api", "event_api", "gateway", "signaling", "streams_api")),
+    ("shown", ("pages",)),
     ("wiring", ("app",)),
     ("report", ("doctor", "token_command")),
     ("entry", ("__main__",)),
@@ -78,6 +79,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
         "gate",
         "gateway",
         "openapi",
+        "pages",
         "signaling",
         "streams_api",
     ),
@@ -91,6 +93,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("detector",),
     "prometheus_client": ("metrics",),
     "pylibsrtp": ("rtc",),
+    "segno": ("pages",),
     "uvloop": ("__main__", "app"),
     "yaml": ("detector", "settings"),
 }

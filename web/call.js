@@ -182,7 +182,9 @@ export class Call {
       this.#age = age;
       age.watchLocal(this.#videos.local);
       age.watchRemote(this.#videos.remote);
-      const answer = await peer.connect(source, this.#options(), signal);
+      const stream = wantedStream();
+      const options = { ...this.#options(), ...(stream ? { stream } : {}) };
+      const answer = await peer.connect(source, options, signal);
       stood = true;
       this.#live = true;
       this.#events.hello({ model: null, ...answer });
@@ -278,6 +280,11 @@ export class Call {
       this.#events.notice(`The change did not reach the server: ${error.detail}`);
     }
   }
+}
+
+/** The name under which others may watch this call: the page was opened with `?stream=NAME`. */
+function wantedStream() {
+  return new URLSearchParams(location.search).get('stream') ?? '';
 }
 
 /** @param {AbortSignal} signal @returns {Promise<never>} */
