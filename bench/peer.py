@@ -13,6 +13,7 @@ from aiortc import MediaStreamTrack, RTCSessionDescription
 from bench.camera import Camera
 from bench.errors import PeerError
 from bench.eye import Eye
+from bench.relay import Relay
 from bench.window import Message
 from server.clock import NS_PER_MS, now_ns
 from server.rtc.options import RtcOptions
@@ -49,8 +50,11 @@ class Peer:
         codec: str,
         encode_executor: concurrent.futures.Executor,
         listens: bool = True,
+        relay: Relay | None = None,
     ) -> None:
         self.name = name
+        self.relay = relay
+        """A bad network that all media of this call goes through."""
         self.camera = camera
         self.answer: Answer | None = None
         self.messages: deque[Message] = deque(maxlen=MESSAGES_AT_MOST)
@@ -77,8 +81,9 @@ class Peer:
             channel = connection.createDataChannel("detections", ordered=False, maxRetransmits=0)
             channel.on("message", self._on_message)
         await connection.setLocalDescription(await connection.createOffer())
+        sdp = connection.localDescription.sdp
         body = {
-            "sdp": connection.localDescription.sdp,
+            "sdp": sdp if self.relay is None else self.relay.offer(sdp),
             "type": "offer",
             "options": dict(options),
         }
@@ -101,7 +106,8 @@ class Peer:
             str(answer.get("encoder")),
             answer.get("model"),
         )
-        await connection.setRemoteDescription(RTCSessionDescription(answer["sdp"], answer["type"]))
+        sdp = answer["sdp"] if self.relay is None else self.relay.answer(answer["sdp"])
+        await connection.setRemoteDescription(RTCSessionDescription(sdp, answer["type"]))
 
     async def wait_first_picture(self, timeout_s: float) -> None:
         """Until a picture came back. Raises `PeerError` when the call ends or time is up first."""
@@ -135,6 +141,11 @@ class Peer:
                 pass  # the server frees a silent peer by itself
         self.camera.stop()
         await self._connection.close_within(CLOSE_TIMEOUT_S)
+
+    @property
+    def connection(self) -> PeerConnection:
+        """For what only tests need: its statistics, and its keys to misbehave with."""
+        return self._connection
 
     def _situation(self) -> str:
         """Where it got stuck, for the one line of an error."""

@@ -52,6 +52,14 @@ def firefox_path() -> str:
     return browser_path("firefox")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--matrix-out",
+        metavar="FOLDER",
+        help="leave the lines of the reliability table there (docs/reliability.md)",
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         named = [name for name in CATEGORIES if item.get_closest_marker(name)]

@@ -1,0 +1,183 @@
+"""A real server, a witness that calls it over a clear path, and a subject over a bad one.
+
+Everything runs in one process, on one loop: the figures hold the clients' own share too. Each
+picture carries its number and instant as a bar code, so ages, losses and freezes are read from
+what came back.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from bench.camera import Camera
+from bench.clip import Clip, load_clip
+from bench.impairment import CLEAR, Impairment
+from bench.peer import Peer
+from bench.relay import Relay
+from bench.statistics import freezes, percentile
+from server.clock import NS_PER_MS, NS_PER_S, now_ns
+from server.inference import Detector
+from server.rtc.statistics import ReceiverStatistics
+from server.session import Session
+from server.settings import Settings
+from tests.fakes import FakeDetector
+from tests.reliability.matrix import Shown
+from tests.serving import DEADLINE_S, Serving, changed, serving
+
+SIZE_WH = (320, 240)
+FPS = 30.0
+PICTURES_AT_MOST = 30 * 300
+# Pictures that leave at the end of a window get so long to come back.
+TAIL_S = 0.5
+WITNESS_GAP_MS = 500.0
+# What the matrix allows the witness is 20 %. On top comes what a stall of this shared machine
+# makes of a p95 that is a few milliseconds to begin with.
+WITNESS_P95 = 1.2
+WITNESS_SLACK_MS = 60.0
+WITNESS_SHARE = 0.85
+
+# Tests are not held up by the gates that a busy machine would close.
+OPEN_GATES = {
+    "admit_loop_lag_ms": 0.0,
+    "admit_wait_ms": 0.0,
+    "opens_per_s": 0.0,
+    "requests_per_s": 0.0,
+    "max_calls_per_address": 0,
+}
+
+
+@dataclass
+class Subject:
+    """A caller over a bad path, and the server's side of its call."""
+
+    peer: Peer
+    relay: Relay
+    session: Session
+
+    def at_server(self) -> ReceiverStatistics:
+        """What the server receives of it."""
+        return self.session.statistics().peer.incoming[0]
+
+    def at_caller(self) -> ReceiverStatistics:
+        """What comes back to it."""
+        return self.peer.connection.statistics().incoming[0]
+
+
+@dataclass
+class Stage:
+    """The parts of a scene."""
+
+    server: Serving
+    witness: Peer
+    clip: Clip
+    stack: AsyncExitStack
+    executor: ThreadPoolExecutor
+    seed: int
+    baseline: Shown | None = None
+    """What the witness saw before."""
+
+    async def call(
+        self, path: Impairment = CLEAR, *, codec: str = "VP8", clip: Clip | None = None
+    ) -> Subject:
+        """One more caller whose packets go through a relay; closed with the scene."""
+        relay = self.stack.enter_context(Relay(path, path, self.seed))
+        camera = Camera(clip or self.clip.copy(), FPS, 0.4, PICTURES_AT_MOST)
+        peer = await calling(self, Peer("subject", camera, codec, self.executor, relay=relay))
+        assert peer.answer is not None
+        return Subject(peer, relay, self.server.registry.get(peer.answer.session))
+
+    async def settle(self, seconds: float = 1.5, warmup_s: float = 1.0) -> None:
+        """Note what the witness sees from now on, with everything in place that shall be."""
+        # The first second is start-up: key frames, rates, caches.
+        await asyncio.sleep(warmup_s)
+        self.baseline = await watch(self.witness, seconds)
+
+    def witnessed(self, begin_ns: int, end_ns: int | None = None) -> str:
+        """Assert that the witness did not feel it; the sentence for the record."""
+        before, during = self.baseline, shown(self.witness, begin_ns, end_ns or now_ns())
+        assert before is not None, "settle() first"
+        told = f"witness p95 {before.age_p95_ms:.0f} -> {during.age_p95_ms:.0f} ms"
+        assert during.longest_gap_ms <= WITNESS_GAP_MS, f"the witness froze: {during.told()}"
+        assert during.share >= WITNESS_SHARE * before.share, f"it lost pictures: {during.told()}"
+        assert during.age_p95_ms <= WITNESS_P95 * before.age_p95_ms + WITNESS_SLACK_MS, told
+        return told
+
+
+async def calling(stage: Stage, peer: Peer) -> Peer:
+    stage.stack.push_async_callback(peer.close, stage.server.http)
+    await peer.connect(stage.server.http, stage.server.url, {})
+    await peer.wait_first_picture(DEADLINE_S)
+    return peer
+
+
+@asynccontextmanager
+async def scene(
+    *,
+    detector: Detector | None = None,
+    settings: Settings | None = None,
+    seed: int = 1,
+    codec: str = "VP8",
+) -> AsyncIterator[Stage]:
+    """A server with a witness."""
+    settings = settings or changed(limits=OPEN_GATES)
+    clip = load_clip(None, SIZE_WH, FPS, 8 << 20)
+    async with serving(detector or FakeDetector(), settings) as server, AsyncExitStack() as stack:
+        executor = ThreadPoolExecutor(2, "client-encode")
+        stack.callback(executor.shutdown, wait=False)
+        camera = Camera(clip, FPS, 0.0, PICTURES_AT_MOST)
+        witness = Peer("witness", camera, codec, executor)
+        stage = Stage(server, witness, clip, stack, executor, seed)
+        await calling(stage, witness)
+        yield stage
+
+
+def shown(peer: Peer, begin_ns: int, end_ns: int) -> Shown:
+    """What came back of the pictures that left in this window."""
+    sent = [at_ns for at_ns in list(peer.camera.handed_at_ns) if begin_ns <= at_ns < end_ns]
+    back = [one for one in list(peer.eye.returned) if begin_ns <= one.handed_at_ns < end_ns]
+    ages_ms = sorted((one.read_at_ns - one.handed_at_ns) / NS_PER_MS for one in back)
+    arrived_ms = [one.read_at_ns / NS_PER_MS for one in list(peer.eye.returned)]
+    gaps = freezes(arrived_ms, begin_ns / NS_PER_MS, end_ns / NS_PER_MS)
+    return Shown(
+        sent=len(sent),
+        returned=len(back),
+        age_p50_ms=percentile(ages_ms, 50) if ages_ms else float("inf"),
+        age_p95_ms=percentile(ages_ms, 95) if ages_ms else float("inf"),
+        longest_gap_ms=gaps.longest_gap_ms,
+        frozen_ms=gaps.total_ms,
+    )
+
+
+async def watch(peer: Peer, seconds: float) -> Shown:
+    """Let everything run for so long, then say what `peer` saw of it."""
+    begin_ns = now_ns()
+    # The measured time itself, not a wait for something to happen.
+    await asyncio.sleep(seconds)
+    end_ns = now_ns()
+    await asyncio.sleep(TAIL_S)
+    return shown(peer, begin_ns, end_ns)
+
+
+async def seconds_until_young(peer: Peer, since_ns: int, limit_ms: float) -> float:
+    """From `since_ns` until ten pictures in a row are at most so old."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            young = 0
+            for one in [one for one in list(peer.eye.returned) if one.read_at_ns >= since_ns]:
+                age_ms = (one.read_at_ns - one.handed_at_ns) / NS_PER_MS
+                young = young + 1 if age_ms <= limit_ms else 0
+                if young == 10:
+                    return (one.read_at_ns - since_ns) / NS_PER_S
+            await asyncio.sleep(0.05)
+
+
+async def seconds_until_picture(peer: Peer, since_ns: int) -> float:
+    """From `since_ns` until the first picture that left after it is here."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            found = [one for one in list(peer.eye.returned) if one.handed_at_ns >= since_ns]
+            if found:
+                return (found[0].read_at_ns - since_ns) / NS_PER_S
+            await asyncio.sleep(0.02)
