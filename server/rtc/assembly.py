@@ -103,6 +103,9 @@ class FrameAssembler:
         self._last_picture_id: int | None = None
         self._last_key_rtp_timestamp: int | None = None
         self._last_dropped_rtp_timestamp: int | None = None
+        self._newest_at_ns = 0
+        self._marker_seen = False
+        """A sender that never sets it leaves every frame open until the next."""
         self.counters = AssemblyCounters()
 
     @property
@@ -113,9 +116,21 @@ class FrameAssembler:
     @property
     def next_deadline_ns(self) -> int | None:
         """When `expire` has something to do, unless packets come before."""
-        if self._blocked_since_ns is None:
+        since_ns = self._blocked_since_ns
+        if since_ns is None:
+            since_ns = self.open_since_ns
+        return None if since_ns is None else since_ns + self._deadline_ns
+
+    @property
+    def open_since_ns(self) -> int | None:
+        """Since when a frame waits for its end without a packet behind it, or None.
+
+        Nothing that follows tells of the loss, when the end of a frame before a pause is lost.
+        """
+        head = self._head
+        if head is None or not head.packets or self._blocked_since_ns is not None:
             return None
-        return self._blocked_since_ns + self._deadline_ns
+        return self._newest_at_ns if self._marker_seen else None
 
     @property
     def floor_sequence_number(self) -> int:
@@ -128,6 +143,8 @@ class FrameAssembler:
         if sequence is None:
             return []
         self._packets[sequence] = packet
+        self._newest_at_ns = max(self._newest_at_ns, packet.received_at_ns)
+        self._marker_seen |= packet.marker
         if packet.payload is None:
             self.counters.packets_padding += 1
         if self._head is None and not self._seek_with(sequence, packet, now_ns):
@@ -339,7 +356,8 @@ class FrameAssembler:
             self._drop_below(min(self._packets) + self._max_packets // 4 + 1)
             return []
         self.counters.losses += 1
-        self._drop_below(head.scan + 1)
+        # Behind a frame that is merely open comes the next one, perhaps: it is kept.
+        self._drop_below(head.scan + (self._blocked_since_ns is not None))
         self._freeze(now_ns, wanted_at_ns=now_ns)
         self._seek(now_ns)
         return self._release_complete(now_ns)

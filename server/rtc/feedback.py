@@ -15,6 +15,13 @@ MAX_GAP_PACKETS = 256
 MAX_MISSING_PACKETS = 512
 MAX_REQUEST_PACKETS = 128
 
+# A frame without its end and nothing after it for so long: its end may be lost. Longer than the
+# interval of 30 frames a second, where the next frame tells as soon, and than senders pause
+# within a frame.
+OPEN_FRAME_NS = 50 * NS_PER_MS
+# How many packets after the newest are asked for then, unknown as they are.
+OPEN_FRAME_PACKETS = 3
+
 
 @dataclass(slots=True)
 class _Missing:
@@ -35,6 +42,8 @@ class NackTracker:
         self._highest: int | None = None
         self._missing: dict[int, _Missing] = {}
         """By unwrapped sequence, in rising order."""
+        self._beyond_at_ns = 0
+        """When packets after the newest were asked for."""
         self.packets_requested = 0
         self.packets_recovered = 0
         self.packets_given_up = 0
@@ -82,6 +91,22 @@ class NackTracker:
         self.packets_requested += len(numbers)
         # Sorted as 16-bit numbers: the packet's bit masks cannot express a wrap.
         return sorted(numbers)
+
+    def beyond(self, open_since_ns: int, now_ns: int, rtt_ns: int) -> list[int]:
+        """The packets after the newest, when a frame has been open for long; sorted.
+
+        A sender that has not sent them yet knows nothing of them and does nothing.
+        """
+        if self._highest is None or now_ns < self.beyond_due_ns(open_since_ns, rtt_ns):
+            return []
+        self._beyond_at_ns = now_ns
+        self.packets_requested += OPEN_FRAME_PACKETS
+        first = self._highest + 1
+        return sorted(number & 0xFFFF for number in range(first, first + OPEN_FRAME_PACKETS))
+
+    def beyond_due_ns(self, open_since_ns: int, rtt_ns: int) -> int:
+        """When `beyond` has something to do."""
+        return max(open_since_ns + OPEN_FRAME_NS, self._beyond_at_ns + max(MIN_REPEAT_NS, rtt_ns))
 
     def next_due_ns(self) -> int | None:
         """When `due` has something to do, or None."""

@@ -98,6 +98,11 @@ class VideoReceiver(RTCRtpReceiver):
         connection = self.transport.transport._connection
         return connection if isinstance(connection, IceConnection) else None
 
+    @property
+    def _rtt_ns(self) -> int:
+        connection = self._connection
+        return connection.rtt_ns if connection else 0
+
     async def receive(self, parameters: RTCRtpReceiveParameters) -> None:
         """Begin to receive; the second call, and one after `stop`, do nothing."""
         track = self._remote_track
@@ -124,7 +129,10 @@ class VideoReceiver(RTCRtpReceiver):
     async def stop(self) -> None:
         """End the track, the timers and the decoder thread; waits `STOP_TIMEOUT_S` at most."""
         self._stopped = True
-        self.transport._unregister_rtp_receiver(self)
+        # aiortc stops transceivers that never got a transport, after an offer that it refused.
+        transport: RTCDtlsTransport | None = self.transport
+        if transport is not None:
+            transport._unregister_rtp_receiver(self)
         self._end()
         if self._task is not None:
             self._task.cancel()
@@ -291,12 +299,15 @@ class VideoReceiver(RTCRtpReceiver):
         """Send what is due, and see to it that the timers know when the next is."""
         if self._active_ssrc is None:
             return
+        open_since_ns = self._assembler.open_since_ns
+        lost: list[int] = []
         if len(self._nack):
             self._nack.forget_before(self._assembler.floor_sequence_number)
-            connection = self._connection
-            lost = self._nack.due(now, connection.rtt_ns if connection else 0)
-            if lost:
-                await self._reports.nack(self._active_ssrc, lost)
+            lost = self._nack.due(now, self._rtt_ns)
+        elif open_since_ns is not None and self._options.timed_nack:
+            lost = self._nack.beyond(open_since_ns, now, self._rtt_ns)
+        if lost:
+            await self._reports.nack(self._active_ssrc, lost)
         wanted_at_ns = self._assembler.key_frame_wanted_at_ns
         if wanted_at_ns is not None and self._pli.take(wanted_at_ns, now):
             await self._reports.picture_loss(self._active_ssrc)
@@ -306,8 +317,11 @@ class VideoReceiver(RTCRtpReceiver):
 
     def _next_due_ns(self) -> int | None:
         instants = []
+        open_since_ns = self._assembler.open_since_ns
         if len(self._nack):
             instants.append(self._nack.next_due_ns())
+        elif open_since_ns is not None and self._options.timed_nack:
+            instants.append(self._nack.beyond_due_ns(open_since_ns, self._rtt_ns))
         if self._assembler.next_deadline_ns is not None:
             instants.append(self._assembler.next_deadline_ns)
         wanted_at_ns = self._assembler.key_frame_wanted_at_ns

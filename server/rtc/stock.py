@@ -27,6 +27,7 @@ class StockAssembler:
     """Releases a frame when the next one begins, at most one per packet, with no deadline."""
 
     next_deadline_ns = None
+    open_since_ns = None
 
     def __init__(self) -> None:
         self._buffer = JitterBuffer(capacity=_CAPACITY_PACKETS, is_video=True)

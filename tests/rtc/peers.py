@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av
+import numpy as np
 from aiortc import RTCConfiguration, RTCPeerConnection
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
 
@@ -33,7 +34,14 @@ class Camera(MediaStreamTrack):
         self._numbers = itertools.count()
 
     def show(self, level: int, size_wh: tuple[int, int] = (160, 120)) -> None:
-        picture = grey(level, size_wh)
+        self._show(grey(level, size_wh))
+
+    def show_noise(self, size_wh: tuple[int, int] = (160, 120)) -> None:
+        """A picture that takes several packets."""
+        noise = np.random.default_rng(1).integers(0, 256, (size_wh[1], size_wh[0], 3), np.uint8)
+        self._show(av.VideoFrame.from_ndarray(noise, format="rgb24").reformat(format="yuv420p"))
+
+    def _show(self, picture: av.VideoFrame) -> None:
         picture.pts, picture.time_base = 3000 * next(self._numbers), Fraction(1, 90_000)
         self._pictures.put_nowait(picture)
 

@@ -379,3 +379,35 @@ def test_while_frozen_with_damage_a_key_frame_is_not_held_up_by_a_hole_before_it
     assert feed(assembler, camera.frame()) == []
     key = camera.frame(key=True)
     assert stamps(feed(assembler, key)) == [key[0].rtp_timestamp]
+
+
+def test_a_frame_whose_end_is_lost_before_a_pause_is_given_up_in_time() -> None:
+    camera, assembler = Camera(), make_assembler()
+    assert len(feed(assembler, camera.frame(key=True))) == 1
+    frame = camera.frame(packets=3)
+    at_ns = frame[0].received_at_ns
+    assert feed(assembler, frame[:2]) == []
+    assert assembler.open_since_ns == at_ns
+    assert assembler.next_deadline_ns == at_ns + DEADLINE_NS
+    assert assembler.key_frame_wanted_at_ns is None
+    assert assembler.expire(at_ns + DEADLINE_NS) == []
+    assert assembler.key_frame_wanted_at_ns == at_ns + DEADLINE_NS
+    assert assembler.open_since_ns is None
+    # What comes after the pause is taken whole.
+    assert len(feed(assembler, camera.frame(key=True))) == 1
+
+
+def test_a_frame_whose_end_comes_late_is_whole() -> None:
+    camera, assembler = Camera(), make_assembler()
+    feed(assembler, camera.frame(key=True))
+    frame = camera.frame(packets=3)
+    assert feed(assembler, frame[:2]) == []
+    assert stamps(feed(assembler, frame[2:])) == [frame[0].rtp_timestamp]
+    assert assembler.next_deadline_ns is None
+
+
+def test_a_sender_without_marker_may_pause_within_what_looks_like_a_frame() -> None:
+    camera, assembler = Camera(marker=False), make_assembler()
+    feed(assembler, camera.frame(key=True))
+    assert assembler.open_since_ns is None
+    assert assembler.next_deadline_ns is None

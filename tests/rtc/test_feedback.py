@@ -8,6 +8,7 @@ from server.rtc.feedback import (
     MAX_MISSING_PACKETS,
     MAX_REQUEST_PACKETS,
     MIN_REPEAT_NS,
+    OPEN_FRAME_NS,
     NackTracker,
     PliThrottle,
 )
@@ -129,3 +130,16 @@ def test_a_wish_too_early_waits_for_its_turn() -> None:
     assert pli.due_at_ns(200 * MS) == 600 * MS
     assert not pli.take(200 * MS, 599 * MS)
     assert pli.take(200 * MS, 600 * MS)
+
+
+def test_what_follows_the_newest_packet_is_asked_for_when_a_frame_stays_open() -> None:
+    nack = tracker()
+    assert nack.beyond(0, 1000 * MS, 0) == [], "nothing has come yet"
+    nack.received(65_534, 1)
+    assert nack.beyond(1, OPEN_FRAME_NS, 0) == [], "not open for long"
+    now_ns = 1 + OPEN_FRAME_NS
+    assert nack.beyond_due_ns(1, 0) == now_ns
+    assert nack.beyond(1, now_ns, 30 * MS) == [0, 1, 65_535]
+    assert nack.beyond(1, now_ns + 29 * MS, 30 * MS) == []
+    nack.received(65_535, now_ns)
+    assert nack.beyond(now_ns, now_ns + OPEN_FRAME_NS, 30 * MS) == [0, 1, 2]

@@ -114,6 +114,32 @@ async def test_lost_packets_are_asked_for_until_they_come() -> None:
 
 
 @both_codecs
+async def test_the_lost_end_of_a_picture_is_asked_for_though_nothing_follows(codec: str) -> None:
+    async with calling(options(codec)) as call:
+        cut: list[int] = []
+
+        def decide(data: bytes) -> bool:
+            if is_rtcp(data):
+                return True
+            packet = RtpPacket.parse(data)
+            if packet.marker and packet.ssrc == call.far.getSenders()[0]._ssrc and not cut:
+                cut.append(packet.sequence_number)
+                return False
+            return True
+
+        await call.goes_on()
+        tamper(call.far, decide)
+        decoded = call.receiver.statistics().frames_decoded
+        call.camera.show_noise()
+        async with asyncio.timeout(DEADLINE_S):
+            while call.receiver.statistics().frames_decoded == decoded:
+                await call.decoded.get()
+        assert cut
+        assert call.receiver.statistics().packets_requested > 0
+        assert call.receiver.statistics().plis_sent == 0
+
+
+@both_codecs
 async def test_a_picture_that_cannot_be_repaired_freezes_until_a_key_frame(codec: str) -> None:
     async with calling(options(codec, frame_deadline_ms=60)) as call:
         victim: set[int] = set()
