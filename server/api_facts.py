@@ -150,6 +150,9 @@ class InferenceNow(TypedDict):
     inferred: int
     failed: int
     swaps: int
+    taken_over: int
+    abandoned: int
+    publish_failed: int
     last_error: str
     mailbox: MailboxStatistics
 

@@ -18,6 +18,7 @@ from server.bulletin import Bulletin
 from server.call_options import CallOptions
 from server.detector.load import load_detector
 from server.detector.trial import try_apart
+from server.detector_watch import DetectorWatch
 from server.event_api import EventApi
 from server.gate import Gate, hold, principal_of
 from server.gateway import Gateway, link_header
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 SIGNALING = web.AppKey("signaling", Signaling)
 BULLETIN = web.AppKey("bulletin", Bulletin)
+INFERENCE = web.AppKey("inference", InferenceWorker)
 
 
 def web_root() -> Path:
@@ -106,8 +108,12 @@ def load_for_cameras(settings: DetectorSettings) -> Detector:
     return load_detector(settings, CAMERA_SIZES)
 
 
-def make_app(settings: Settings, detector: Detector | None) -> web.Application:
-    """The application; its parts live from start-up to clean-up."""
+def make_app(
+    settings: Settings,
+    detector: Detector | None,
+    load: Callable[[DetectorSettings], Detector] = load_for_cameras,
+) -> web.Application:
+    """The application; its parts live from start-up to clean-up. `load` makes other detectors."""
     app = web.Application(
         client_max_size=settings.server.max_body_kib * 1024, middlewares=[refuse_honestly]
     )
@@ -189,8 +195,9 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
     status = Status(registry, inference, frames, loop_lag, bulletin, audience)
     loader = ThreadPoolExecutor(1, thread_name_prefix="load")
     changer = ModelChanger(
-        settings.detector, load_for_cameras, inference, loader, model_folders(settings.detector)
+        settings.detector, load, inference, loader, model_folders(settings.detector)
     )
+    watch = DetectorWatch(inference, changer.load_current, settings.detector.replace_after_s)
     signaling = Signaling(
         settings, registry, status, MetricsPage(status.statistics), changer, web_root()
     )
@@ -201,6 +208,7 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
         return [link_header(server) for server in servers]
 
     app[SIGNALING] = signaling
+    app[INFERENCE] = inference
     gateway = Gateway(settings, registry, streams, hold, ice_links)
     embed_policy(settings.auth.frame_ancestors)  # a mistake in it ends the start
     pages = Pages(settings, web_root())
@@ -226,14 +234,17 @@ def make_app(settings: Settings, detector: Detector | None) -> web.Application:
 
     async def parts(_: web.Application) -> AsyncIterator[None]:
         inference.start()
-        lag_task = asyncio.create_task(loop_lag.run(), name="loop lag")
+        tasks = [asyncio.create_task(loop_lag.run(), name="loop lag")]
+        if settings.detector.replace_after_s:
+            tasks.append(asyncio.create_task(watch.run(), name="detector watch"))
         yield
         # Reverse order: calls, then what they use.
         await registry.close(settings.server.shutdown_timeout_s)
         bulletin.close()
         holdings.close()
-        lag_task.cancel()
-        await asyncio.wait([lag_task])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         stopped = await asyncio.to_thread(inference.stop, settings.session.close_timeout_s)
         if not stopped:
             logger.warning("The detector still hangs; leaving its thread behind")

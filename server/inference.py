@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from server.batching import BatchPlan
@@ -51,6 +51,17 @@ class Detector(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """One inference thread's time in office. Under the worker's lock, but for its own thread."""
+
+    busy_since_ns: int = 0
+    """Since when its frame is with the detector; 0 between frames."""
+    abandoned: bool = False
+    """Another thread has its place; what it still gives is dropped."""
+    thread: threading.Thread = field(init=False)
+
+
 @dataclass(frozen=True, slots=True)
 class _Handover:
     """A detector on its way to the inference thread."""
@@ -71,6 +82,12 @@ class InferenceStatistics:
     inferred: int
     failed: int
     swaps: int
+    taken_over: int
+    """Times that a fresh detector took the place of one that hung."""
+    abandoned: int
+    """Threads that still hang in a detector that was replaced."""
+    publish_failed: int
+    """Results that whoever they were for failed to take."""
     state: str
     """`none` (no detector), `running`, `stalled` (a frame takes too long), `failing`, `stopped`."""
     last_error: str
@@ -91,29 +108,39 @@ class InferenceWorker:
         self._handover: _Handover | None = None
         self._names = detector.names if detector else ()
         self._engines = detector.reports() if detector else ()
-        self._busy_since_ns = 0
         self._inferred = 0
         self._failed = 0
         self._failures_in_row = 0
+        self._failing_since_ns = 0
         self._retry_at_ns = 0
         self._swaps = 0
+        self._taken_over = 0
+        self._abandoned = 0
+        self._publish_failed = 0
         self._last_error = ""
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._turn = self._new_turn()
+
+    def _new_turn(self) -> _Turn:
+        turn = _Turn()
+        # A daemon because native code that hangs cannot be ended from outside.
+        turn.thread = threading.Thread(
+            target=self._run, args=(turn,), name="inference", daemon=True
+        )
+        return turn
 
     def start(self) -> None:
-        self._thread.start()
+        self._turn.thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """End the thread; False if it still hangs in the detector after `timeout_s`.
-
-        The thread is a daemon because native code that hangs cannot be ended from outside.
-        """
-        self._stopped = True
+        """End the thread; False if it still hangs in the detector after `timeout_s`."""
+        with self._lock:
+            self._stopped = True
+            thread = self._turn.thread
         self._mailbox.close()
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        if thread.is_alive():
+            thread.join(timeout_s)
+        return not thread.is_alive()
 
     def attach(self, key: str, publish: Publish) -> None:
         """Results for `key` go to `publish` from now on."""
@@ -152,6 +179,34 @@ class InferenceWorker:
         self._mailbox.nudge()
         return handover.adopted
 
+    def take_over(self, detector: Detector) -> bool:
+        """Put a loaded and warmed detector in the place of one that hangs, on a thread of its own;
+        False, and nothing happens, when it does not hang (any more).
+
+        What hangs cannot be ended: its thread and its memory stay until it returns.
+        """
+        turn = self._new_turn()
+        with self._lock:
+            if self._stopped or not self._hangs(now_ns()):
+                return False
+            self._turn.abandoned = True
+            self._abandoned += 1
+            self._taken_over += 1
+            self._turn = turn
+            self._install(detector)
+            turn.thread.start()
+        return True
+
+    @property
+    def trouble_since_ns(self) -> int | None:
+        """Since when the detector gives nothing, because it hangs or fails; None while it does."""
+        at_ns = now_ns()
+        if self._hangs(at_ns):
+            return self._turn.busy_since_ns or at_ns
+        if self._state(at_ns) == "failing":
+            return self._failing_since_ns
+        return None
+
     @property
     def names(self) -> tuple[str, ...]:
         return self._names
@@ -162,6 +217,9 @@ class InferenceWorker:
             inferred=self._inferred,
             failed=self._failed,
             swaps=self._swaps,
+            taken_over=self._taken_over,
+            abandoned=self._abandoned,
+            publish_failed=self._publish_failed,
             state=self._state(now_ns()),
             last_error=self._last_error,
             names=self._names,
@@ -173,25 +231,33 @@ class InferenceWorker:
             return "stopped"
         if self._detector is None:
             return "none"
-        busy_since_ns = self._busy_since_ns
-        if busy_since_ns and at_ns - busy_since_ns > STALL_NS:
+        if self._hangs(at_ns):
             return "stalled"
         return "failing" if self._failures_in_row >= FAILURES_TO_TRIP else "running"
 
-    def _adopt(self, handover: "_Handover") -> None:
-        """Let the new detector take over. Inference thread."""
-        previous, self._detector = self._detector, handover.detector
-        self._names = handover.detector.names
-        self._engines = handover.detector.reports()
+    def _hangs(self, at_ns: int) -> bool:
+        busy_since_ns = self._turn.busy_since_ns
+        return bool(busy_since_ns) and at_ns - busy_since_ns > STALL_NS
+
+    def _install(self, detector: Detector) -> Detector | None:
+        """Make this the detector; returns the one before."""
+        previous, self._detector = self._detector, detector
+        self._names = detector.names
+        self._engines = detector.reports()
         self._failures_in_row = 0
         self._plan = BatchPlan(self._rules.batch_budget_ms)
+        return previous
+
+    def _adopt(self, handover: "_Handover") -> None:
+        """Let the new detector take over. Inference thread."""
+        previous = self._install(handover.detector)
         self._swaps += 1
         if previous is not None:
             previous.close()
         if handover.adopted.set_running_or_notify_cancel():
             handover.adopted.set_result(None)
 
-    def _run(self) -> None:
+    def _run(self, turn: _Turn) -> None:
         while (batch := self._mailbox.take(self._batch_limit())) is not None:
             with self._lock:
                 handover, self._handover = self._handover, None
@@ -201,7 +267,9 @@ class InferenceWorker:
             detector = self._detector
             if batch:
                 assert detector is not None, "frames are submitted only to a detector"
-                self._serve(detector, batch)
+                self._serve(turn, detector, batch)
+            if turn.abandoned:
+                return
         if self._detector is not None:
             self._detector.close()
 
@@ -216,38 +284,61 @@ class InferenceWorker:
             return NEVER_NS
         return int(max(self._rules.max_wait_ms, self._plan.single_ms) * NS_PER_MS)
 
-    def _serve(self, detector: Detector, batch: list[tuple[str, Frame]]) -> None:
-        taken_at_ns = self._busy_since_ns = now_ns()
+    def _serve(self, turn: _Turn, detector: Detector, batch: list[tuple[str, Frame]]) -> None:
+        taken_at_ns = turn.busy_since_ns = now_ns()
+        answers, failure = None, None
         try:
             answers = detector.detect([YuvPicture(frame.video_frame) for _, frame in batch])
         except Exception as error:
-            self._count_failure(error, len(batch))
-            answers = None
+            # Broad on purpose: whatever a detector raises ends one frame, not the thread.
+            failure = error
+        with self._lock:
+            turn.busy_since_ns = 0
+            if turn.abandoned:
+                self._abandoned -= 1
+        if turn.abandoned:
+            logger.warning("A detector that was given up for hanging came back; it is let go")
+            detector.close()
+            return
+        if failure is not None:
+            self._count_failure(failure, len(batch))
         else:
             self._inferred += len(batch)
             self._failures_in_row = 0
             self._plan.ran(len(batch), ns_to_ms(now_ns() - taken_at_ns))
-        self._busy_since_ns = 0
         for index, (key, frame) in enumerate(batch):
             detected = answers[index] if answers else None
             stamps = _stamp(frame.stamps, taken_at_ns, detected)
-            with self._lock:
-                publish = self._publish_by_key.get(key)
-            if publish is not None:
-                publish(replace(frame, stamps=stamps), detected.detections if detected else None)
+            self._publish(
+                key, replace(frame, stamps=stamps), detected.detections if detected else None
+            )
         engines = detector.reports()
         if engines != self._engines:
             # The engine fell back to another provider while running.
             self._engines = engines
 
+    def _publish(self, key: str, frame: Frame, detections: Detections | None) -> None:
+        with self._lock:
+            publish = self._publish_by_key.get(key)
+        if publish is None:
+            return
+        try:
+            publish(frame, detections)
+        except Exception:
+            # Not ours: what one taker raises must not end the thread that serves them all.
+            self._publish_failed += 1
+            if self._publish_failed == 1:
+                logger.exception("A result was not taken; further ones are counted")
+
     def _count_failure(self, error: Exception, frames: int) -> None:
-        # Broad on purpose: whatever a detector raises ends one frame, not the thread.
         self._failed += frames
+        if not self._failures_in_row:
+            self._failing_since_ns = now_ns()
         self._failures_in_row += 1
         self._last_error = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         self._retry_at_ns = now_ns() + RETRY_NS
         if self._failures_in_row in (1, FAILURES_TO_TRIP):
-            logger.exception("The detector failed; frames pass without boxes")
+            logger.error("The detector failed; frames pass without boxes", exc_info=error)
 
 
 def _stamp(stamps: Stamps, taken_at_ns: int, detected: Detected | None) -> Stamps:

@@ -48,6 +48,7 @@ class ModelChanger:
         folders: tuple[Path, ...],
     ) -> None:
         self._settings = settings
+        self._current = settings
         self._load = load
         self._worker = worker
         self._executor = executor
@@ -75,9 +76,8 @@ class ModelChanger:
         try:
             model = "+".join(str(files[name]) for name in names)
             loop = asyncio.get_running_loop()
-            detector = await loop.run_in_executor(
-                self._executor, self._load, replace(self._settings, model=model)
-            )
+            wanted = replace(self._settings, model=model)
+            detector = await loop.run_in_executor(self._executor, self._load, wanted)
             adopted = self._worker.replace(detector)
             try:
                 async with asyncio.timeout(ADOPTION_TIMEOUT_S):
@@ -86,8 +86,13 @@ class ModelChanger:
                 raise UnavailableError(
                     "model: loaded, but the running one does not let go of its frame", RETRY_AFTER_S
                 ) from None
+            self._current = wanted
         finally:
             self._changing = False
+
+    def load_current(self) -> Detector:
+        """Load what runs now once more; any thread, blocks."""
+        return self._load(self._current)
 
     def _files(self) -> dict[str, Path]:
         return {

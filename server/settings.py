@@ -196,6 +196,10 @@ class DetectorSettings:
         1, "frames of different calls run together where the model allows it", low=1, high=64
     )
     cache_dir: str = key("", "where engines and fetched models are kept; empty is models/cache")
+    replace_after_s: float = key(
+        2.5, "a detector that hangs or fails for so long is loaded anew; 0: never",
+        low=0, high=600,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

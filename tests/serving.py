@@ -20,11 +20,11 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamError
 
-from server.app import BULLETIN, SIGNALING, make_app
+from server.app import BULLETIN, INFERENCE, SIGNALING, load_for_cameras, make_app
 from server.bulletin import Bulletin
-from server.inference import Detector
+from server.inference import Detector, InferenceWorker
 from server.registry import Registry
-from server.settings import Settings
+from server.settings import DetectorSettings, Settings
 from tests.fakes import grey_video_frame
 
 DEADLINE_S = 20.0
@@ -39,6 +39,13 @@ class Serving:
     http: ClientSession
     registry: Registry
     bulletin: Bulletin
+    inference: InferenceWorker
+
+    def inference_state(self) -> str:
+        return self.inference.statistics().state
+
+    def names(self) -> tuple[str, ...]:
+        return self.inference.names
 
     async def stats(self) -> dict[str, Any]:
         async with self.http.get(f"{self.url}/api/stats") as reply:
@@ -48,10 +55,12 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    detector: Detector | None, settings: Settings | None = None
+    detector: Detector | None,
+    settings: Settings | None = None,
+    load: Callable[[DetectorSettings], Detector] = load_for_cameras,
 ) -> AsyncIterator[Serving]:
     """The application on a free loopback port; everything is down when the block ends."""
-    app = make_app(settings or Settings(), detector)
+    app = make_app(settings or Settings(), detector, load)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -60,7 +69,7 @@ async def serving(
     try:
         async with ClientSession() as http:
             url = f"http://{host}:{port}"
-            yield Serving(url, http, app[SIGNALING].registry, app[BULLETIN])
+            yield Serving(url, http, app[SIGNALING].registry, app[BULLETIN], app[INFERENCE])
     finally:
         await runner.cleanup()
 

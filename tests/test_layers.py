@@ -53,7 +53,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("media", ("feed", "hub", "liveness", "tracks")),
     ("streams", ("streams",)),
     ("peer", ("session", "viewer")),
-    ("peers", ("registry", "model_change")),
+    ("peers", ("registry", "model_change", "detector_watch")),
     ("outlets", ("audience",)),
     ("state", ("status",)),
     ("records", ("metrics",)),

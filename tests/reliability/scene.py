@@ -6,7 +6,7 @@ what came back.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -17,12 +17,14 @@ from bench.impairment import CLEAR, Impairment
 from bench.peer import Peer
 from bench.relay import Relay
 from bench.statistics import freezes, percentile
+from server.app import load_for_cameras
 from server.clock import NS_PER_MS, NS_PER_S, now_ns
 from server.inference import Detector
 from server.rtc.statistics import ReceiverStatistics
 from server.session import Session
-from server.settings import Settings
+from server.settings import DetectorSettings, Settings
 from tests.fakes import FakeDetector
+from tests.reliability.machine import QUIET_P99_MS, Machine, observed_machine
 from tests.reliability.matrix import Shown
 from tests.serving import DEADLINE_S, Serving, changed, serving
 
@@ -32,10 +34,11 @@ PICTURES_AT_MOST = 30 * 300
 # Pictures that leave at the end of a window get so long to come back.
 TAIL_S = 0.5
 WITNESS_GAP_MS = 500.0
-# What the matrix allows the witness is 20 %. On top comes what a stall of this shared machine
-# makes of a p95 that is a few milliseconds to begin with.
+# What the matrix allows the witness, and a frame interval's worth of chance on top.
 WITNESS_P95 = 1.2
-WITNESS_SLACK_MS = 60.0
+WITNESS_CHANCE_MS = 8.0
+# A picture passes so many threads and sockets; on a machine that is late, each may be.
+HOPS = 10
 WITNESS_SHARE = 0.85
 
 # Tests are not held up by the gates that a busy machine would close.
@@ -74,6 +77,7 @@ class Stage:
     clip: Clip
     stack: AsyncExitStack
     executor: ThreadPoolExecutor
+    machine: Machine
     seed: int
     baseline: Shown | None = None
     """What the witness saw before."""
@@ -96,12 +100,20 @@ class Stage:
 
     def witnessed(self, begin_ns: int, end_ns: int | None = None) -> str:
         """Assert that the witness did not feel it; the sentence for the record."""
-        before, during = self.baseline, shown(self.witness, begin_ns, end_ns or now_ns())
+        end_ns = end_ns or now_ns()
+        before, during = self.baseline, shown(self.witness, begin_ns, end_ns)
         assert before is not None, "settle() first"
+        p99_ms, longest_ms = self.machine.lateness_ms(begin_ns, end_ns)
         told = f"witness p95 {before.age_p95_ms:.0f} -> {during.age_p95_ms:.0f} ms"
-        assert during.longest_gap_ms <= WITNESS_GAP_MS, f"the witness froze: {during.told()}"
-        assert during.share >= WITNESS_SHARE * before.share, f"it lost pictures: {during.told()}"
-        assert during.age_p95_ms <= WITNESS_P95 * before.age_p95_ms + WITNESS_SLACK_MS, told
+        limit_ms = WITNESS_P95 * before.age_p95_ms + WITNESS_CHANCE_MS
+        if p99_ms > QUIET_P99_MS:
+            told += f" (busy machine: late by up to {longest_ms:.0f} ms)"
+            limit_ms += HOPS * max(p99_ms, longest_ms)
+        gap_ms = WITNESS_GAP_MS + HOPS * longest_ms
+        assert during.longest_gap_ms <= gap_ms, f"the witness froze: {during.told()}; {told}"
+        if p99_ms <= QUIET_P99_MS:
+            assert during.share >= WITNESS_SHARE * before.share, f"it lost some: {during.told()}"
+        assert during.age_p95_ms <= limit_ms, told
         return told
 
 
@@ -119,16 +131,21 @@ async def scene(
     settings: Settings | None = None,
     seed: int = 1,
     codec: str = "VP8",
+    load: Callable[[DetectorSettings], Detector] = load_for_cameras,
 ) -> AsyncIterator[Stage]:
     """A server with a witness."""
     settings = settings or changed(limits=OPEN_GATES)
     clip = load_clip(None, SIZE_WH, FPS, 8 << 20)
-    async with serving(detector or FakeDetector(), settings) as server, AsyncExitStack() as stack:
+    async with (
+        observed_machine() as machine,
+        serving(detector or FakeDetector(), settings, load) as server,
+        AsyncExitStack() as stack,
+    ):
         executor = ThreadPoolExecutor(2, "client-encode")
         stack.callback(executor.shutdown, wait=False)
         camera = Camera(clip, FPS, 0.0, PICTURES_AT_MOST)
         witness = Peer("witness", camera, codec, executor)
-        stage = Stage(server, witness, clip, stack, executor, seed)
+        stage = Stage(server, witness, clip, stack, executor, machine, seed)
         await calling(stage, witness)
         yield stage
 
