@@ -1,8 +1,9 @@
-"""What looks at one feed's pictures and boxes on their way: who is who."""
+"""What looks at one feed's pictures and boxes on their way: masks, who is who, zones and lines."""
 
 from typing import TYPE_CHECKING
 
 from server.detections import Detections
+from server.masks import Cover
 from server.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -11,17 +12,26 @@ if TYPE_CHECKING:
     from av import VideoFrame
 
     from server.frame import Frame
+    from server.scene import Scene
 
 
 class Analyst:
-    """Made for one feed and used by its two threads, as the methods say."""
+    """Made for one feed and used by its two threads, as the methods say. `scene` is that of its
+    stream; None for a call that is no stream."""
 
-    def __init__(self, *, tracking: bool) -> None:
+    def __init__(self, *, tracking: bool, scene: "Scene | None" = None) -> None:
         self._tracker = Tracker() if tracking else None
+        self._scene = scene
+        self._cover = Cover(())
 
     def cover(self, video_frame: "VideoFrame") -> "VideoFrame":
-        """On the decoder thread."""
-        return video_frame
+        """On the decoder thread: the picture without what nobody may see."""
+        if self._scene is None:
+            return video_frame
+        masks = self._scene.layout.masks
+        if masks is not self._cover.masks:
+            self._cover = Cover(masks)
+        return self._cover.apply(video_frame)
 
     def track(self, detections: Detections, at_ns: int, confidence: float) -> Detections:
         """On the inference thread: the same rows with the numbers of their tracks."""
@@ -31,3 +41,10 @@ class Analyst:
 
     def look(self, frame: "Frame", shown: Detections, names: "Sequence[str]") -> None:
         """On the inference thread."""
+        if self._scene is not None:
+            self._scene.look(frame, shown, names)
+
+    def close(self) -> None:
+        """No more pictures; nobody is anywhere any more. On any thread."""
+        if self._scene is not None:
+            self._scene.source_left()

@@ -225,6 +225,56 @@ class StreamList(TypedDict):
     streams: list[StreamNow]
 
 
+class ZoneShape(TypedDict):
+    id: str
+    label: NotRequired[str]
+    points: list[list[float]]
+    classes: NotRequired[list[str] | None]
+    events: NotRequired[list[Literal["enter", "leave", "dwell"]]]
+    dwell_s: NotRequired[float | None]
+    anchor: NotRequired[Literal["bottom", "centre"]]
+
+
+class LineShape(TypedDict):
+    id: str
+    label: NotRequired[str]
+    points: list[list[float]]
+    classes: NotRequired[list[str] | None]
+    anchor: NotRequired[Literal["bottom", "centre"]]
+
+
+class MaskShape(TypedDict):
+    id: str
+    points: list[list[float]]
+    kind: NotRequired[Literal["fill", "blur"]]
+
+
+class ZoneLayout(TypedDict, total=False):
+    zones: list[ZoneShape]
+    lines: list[LineShape]
+    masks: list[MaskShape]
+    appear: list[str]
+
+
+class ZoneCount(TypedDict):
+    inside: int
+    classes: dict[str, int]
+    entered: int
+    left: int
+    longest_dwell_s: float
+
+
+class LineCount(TypedDict):
+    forward: int
+    backward: int
+
+
+class Counts(TypedDict):
+    zones: dict[str, ZoneCount]
+    lines: dict[str, LineCount]
+    not_followed: int
+
+
 class TokenWish(TypedDict):
     scopes: list[str]
     streams: NotRequired[list[str]]
@@ -359,6 +409,11 @@ FACTS: Mapping[tuple[str, str], Facts] = {
     ("GET", "/ws/detections"): Facts(
         "events", {101: NOTHING}, refusals=(400, 404, 503), query=LISTENING_TO
     ),
+    ("GET", "/api/streams/{stream}/zones"): Facts("zones", answers(ZoneLayout), refusals=(503,)),
+    ("PUT", "/api/streams/{stream}/zones"): Facts(
+        "zones", answers(ZoneLayout), Body(JSON, ZoneLayout), refusals=(409, 422, 503)
+    ),
+    ("GET", "/api/streams/{stream}/counts"): Facts("zones", answers(Counts), refusals=(503,)),
     ("GET", "/api/models"): Facts("detector", answers(Models)),
     ("PUT", "/api/model"): Facts(
         "detector", answers(ModelAnswer), Body(JSON, ModelName), refusals=(404, 422, 503)

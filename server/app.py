@@ -36,15 +36,18 @@ from server.rtc.encoders.probe import choose_h264
 from server.rtc.fanout import Fanout
 from server.rtc.options import IceServer, RtcOptions
 from server.rtc.peer import PeerConnection
+from server.scenes import Scenes
 from server.session import Session
 from server.settings import RTC_SWITCHES, DetectorSettings, RtcSettings, Settings
 from server.signaling import Signaling, refuse_honestly
+from server.state_files import state_folder
 from server.status import Status, model_json
 from server.streams import Publication, Stream, Streams
 from server.streams_api import StreamsApi
 from server.telemetry import FrameTelemetry, LoopLagSampler
 from server.turn import ice_credentials, ice_servers_json
 from server.viewer import Viewer
+from server.zones_api import ZonesApi
 
 logger = logging.getLogger(__name__)
 
@@ -136,12 +139,20 @@ def make_app(
     def options_now() -> RtcOptions:
         return rtc_options(settings.rtc, ice_credentials(settings, "server"))
 
-    def make_analyst() -> Analyst | None:
-        return Analyst(tracking=True) if settings.analysis.tracking else None
+    scenes = Scenes(state_folder(settings.auth), tracking=settings.analysis.tracking)
+
+    def make_analyst(stream: str) -> Analyst | None:
+        """For a source of this stream, or of none."""
+        tracking = settings.analysis.tracking
+        if not stream:
+            return Analyst(tracking=True) if tracking else None
+        return Analyst(tracking=tracking, scene=scenes.of(stream))
 
     def make_session(
         session_id: str, call_options: CallOptions, publication: Publication | None
     ) -> Session:
+        # First: it may refuse, and a connection that was made would have to be closed.
+        analyst = make_analyst(publication.stream.name if publication is not None else "")
         return Session(
             session_id=session_id,
             settings=settings.session,
@@ -151,7 +162,7 @@ def make_app(
             frame_sink=frames,
             describe=describe,
             publication=publication,
-            analyst=make_analyst(),
+            analyst=analyst,
         )
 
     def make_hub(on_sent: Callable[[SentShot], None]) -> Hub:
@@ -219,6 +230,7 @@ def make_app(
             *signaling.routes(),
             *access_routes(),
             *gateway.routes(),
+            *ZonesApi(scenes).routes(),
             *streams_api.routes(),
             *event_api.routes(),
             *pages.routes(),

@@ -13,7 +13,7 @@ from server.call_options import CallOptions
 from server.clock import NS_PER_S, ns_to_ms
 from server.detections import Detections
 from server.frame import Frame, Stamps, Submission
-from server.shot import Shot
+from server.shot import Found, Shot
 from server.telemetry import RateMeter
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ class Analyst(Protocol):
 
     def look(self, frame: Frame, shown: Detections, names: Sequence[str]) -> None:
         """On the inference thread: what is shown of a picture. Must not wait."""
+        ...
+
+    def close(self) -> None:
+        """No more pictures. On the loop."""
         ...
 
 
@@ -104,6 +108,8 @@ class Feed:
     def close(self) -> None:
         """No new results. Idempotent."""
         self._inference.detach(self._key)
+        if self._analyst is not None:
+            self._analyst.close()
 
     def take(self, video_frame: "VideoFrame", rtp_timestamp: int, stamps: Stamps) -> None:
         """On the decoder thread: to the detector, and in `smooth` straight out as well."""
@@ -147,13 +153,13 @@ class Feed:
         frame: Frame,
         detections: Detections | None,
         opacity: float,
-        found_in: Frame | None = None,
+        found: Found | None = None,
     ) -> None:
-        self._deliver(Shot(frame, detections, self._inference.names, opacity, found_in))
+        self._deliver(Shot(frame, detections, self._inference.names, opacity, found))
 
-    def _newest_boxes(self, stamps: Stamps) -> tuple[Detections | None, float, Frame | None]:
+    def _newest_boxes(self, stamps: Stamps) -> tuple[Detections | None, float, Found | None]:
         """The newest boxes, moved to where their objects are expected by now, how strongly to
-        draw them (they fade out over the last third), and the frame they were found in."""
+        draw them (they fade out over the last third), and as what they were found."""
         newest = self._newest
         if newest is None or not self._fade_ms:
             return None, 1.0, None
@@ -163,7 +169,7 @@ class Feed:
             return None, 1.0, None
         moved_ns = stamps.received_at_ns - frame.stamps.received_at_ns
         opacity = min(1.0, 3 * (self._fade_ms - age_ms) / self._fade_ms)
-        return detections.moved(moved_ns / NS_PER_S), opacity, frame
+        return detections.moved(moved_ns / NS_PER_S), opacity, (frame, detections)
 
     def _class_ids(self, options: CallOptions) -> list[int] | None:
         if options.classes is None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from server.detections import Detections
 from server.frame import Frame
 
+Found = tuple[Frame, Detections]
+
 
 @dataclass(frozen=True, slots=True)
 class Shot:
@@ -16,5 +18,6 @@ class Shot:
     """None: nobody looked at it, or what was found is too old to show."""
     names: Sequence[str]
     opacity: float
-    found_in: Frame | None = None
-    """The frame that the boxes were found in; None for this one."""
+    found: Found | None = None
+    """The frame that the boxes were found in, and as what, where that is another than this one:
+    here they have moved on with their objects."""

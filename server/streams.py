@@ -249,14 +249,13 @@ class Stream:
 
     def _tell(self, shot: Shot) -> None:
         """Whoever listens hears of boxes as soon as they are known, watched or not."""
-        found = shot.detections
-        # In mode `smooth` the same boxes are shown on several pictures.
+        # In mode `smooth` the same boxes are shown on several pictures, moved on.
+        frame, found = shot.found or (shot.frame, shot.detections)
         if found is None or found is self._told:
             return
         self._told = found
         if not self._bulletin.wanted(DETECTIONS, self.name):
             return
-        frame = shot.found_in or shot.frame
         message = frame_message(
             self.name,
             frame,
