@@ -225,6 +225,7 @@ class Hub:
     def _sent(self, picture: Renderable, shared: SharedPicture, codec: str, rung: str) -> None:
         assert isinstance(picture, RungPicture)
         result = shared.result
+        assert result is not None, "a fan-out encodes what it sends"
         picture.sent(result.encode_started_at_ns, result.encoded_at_ns, now_ns())
         shot = picture.drawing.shot
         self._on_sent(SentShot(shot, codec, rung, shared.rtp_timestamp, picture.stamps))

@@ -33,6 +33,8 @@ class EncodedFrame:
     received_at_ns: int
     """The earliest of its packets."""
     assembled_at_ns: int
+    payloads: tuple[bytes, ...] = ()
+    """Of its packets as they came, in order; for whoever forwards them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class AssemblyPacket:
     payload: Payload | None
     received_at_ns: int
     retransmitted: bool = False
+    wire_payload: bytes = b""
+    """As it came; `payload` is what a decoder takes of it."""
 
     @property
     def begins_key_frame(self) -> bool:
@@ -312,6 +316,7 @@ class FrameAssembler:
             follows_loss=self._frozen_since_ns is not None,
             received_at_ns=min([packet.received_at_ns for packet in head.packets]),
             assembled_at_ns=now_ns,
+            payloads=tuple([packet.wire_payload for packet in head.packets]),
         )
 
     def _note_hole(self) -> None:

@@ -37,21 +37,46 @@ RATE_INTERVAL_NS = 250 * NS_PER_MS
 
 @dataclass(frozen=True, slots=True)
 class SharedPicture:
-    """One encoded picture, the same for all viewers."""
+    """One picture in RTP payloads, the same for all viewers."""
 
-    result: EncodeResult
+    payloads: tuple[bytes, ...]
+    keyframe: bool
     rtp_timestamp: int
     captured_at_ns: int
     size: int
     """Payload bytes."""
+    result: EncodeResult | None = None
+    """Of the encoder; None for a picture that is passed on as it came."""
 
-    @property
-    def payloads(self) -> tuple[bytes, ...]:
-        return self.result.picture.payloads
 
-    @property
-    def keyframe(self) -> bool:
-        return self.result.picture.keyframe
+class RecentPictures:
+    """Pictures from the last key frame on, while it is young: what a viewer that joins is given
+    at once. Bounds: `REPLAY_NS` and `REPLAY_AT_MOST`; beyond them it is empty."""
+
+    def __init__(self) -> None:
+        self._pictures: list[SharedPicture] = []
+        self._since_ns = 0
+
+    def add(self, picture: SharedPicture) -> None:
+        at_ns = now_ns()
+        if picture.keyframe:
+            self._pictures = [picture]
+            self._since_ns = at_ns
+        elif self._pictures:
+            self._pictures.append(picture)
+            if at_ns - self._since_ns > REPLAY_NS or len(self._pictures) > REPLAY_AT_MOST:
+                self._pictures.clear()
+
+    def clear(self) -> None:
+        self._pictures.clear()
+
+    def replay(self, viewer: "Viewer") -> bool:
+        """Send them; False when there is nothing to begin with."""
+        if not self._pictures or now_ns() - self._since_ns >= REPLAY_NS:
+            return False
+        for picture in self._pictures:
+            viewer.send_picture(picture)
+        return True
 
 
 class Viewer(Protocol):
@@ -82,6 +107,8 @@ class Fanout:
     """See the module. `on_sent` hears of every picture after the last viewer's last packet,
     `on_wish` that somebody waits for a key frame: the source may be slow to bring a picture."""
 
+    follows_rate = True
+
     def __init__(
         self,
         codec_name: str,
@@ -102,9 +129,7 @@ class Fanout:
         self._timeline = RtpTimeline(random32())
         self._busy = False
         self._waiting: tuple[Renderable, int, int] | None = None
-        # Since the last key frame, while it is young; empty when a viewer must wait for one.
-        self._recent: list[SharedPicture] = []
-        self._recent_since_ns = 0
+        self._recent = RecentPictures()
         self._allowance: Allowance | None = None
         self._allowance_at_ns = 0
         self._last: EncodeResult | None = None
@@ -137,10 +162,8 @@ class Fanout:
     def join(self, viewer: Viewer) -> None:
         """Serve this viewer from now on, beginning with a key frame."""
         self._viewers[viewer] = None
-        if self._recent and now_ns() - self._recent_since_ns < REPLAY_NS:
+        if self._recent.replay(viewer):
             self._replays += 1
-            for picture in self._recent:
-                viewer.send_picture(picture)
         else:
             self.wish_keyframe()
 
@@ -212,22 +235,12 @@ class Fanout:
         if outcome.picture.keyframe:
             self._keyframes.made()
             self._keyframes_made += 1
-        payloads = outcome.picture.payloads
-        shared = SharedPicture(
-            outcome, self._timeline.timestamp(ticks), captured_at_ns, sum(map(len, payloads))
-        )
-        self._remember(shared)
+        payloads, keyframe = outcome.picture.payloads, outcome.picture.keyframe
+        rtp_timestamp = self._timeline.timestamp(ticks)
+        size = sum(map(len, payloads))
+        shared = SharedPicture(payloads, keyframe, rtp_timestamp, captured_at_ns, size, outcome)
+        self._recent.add(shared)
         self._deliver(picture, shared, list(self._viewers) if payloads else [])
-
-    def _remember(self, picture: SharedPicture) -> None:
-        at_ns = now_ns()
-        if picture.keyframe:
-            self._recent = [picture]
-            self._recent_since_ns = at_ns
-        elif self._recent:
-            self._recent.append(picture)
-            if at_ns - self._recent_since_ns > REPLAY_NS or len(self._recent) > REPLAY_AT_MOST:
-                self._recent.clear()
 
     def _deliver(
         self, picture: Renderable, shared: SharedPicture, viewers: list[Viewer], begin: int = 0

@@ -8,25 +8,17 @@ not fit is dropped up to the next key frame, so that it never drags the others a
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import Protocol
 
-from aiortc import clock as wall_clock
 from aiortc.mediastreams import MediaStreamTrack
 from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
 from server.clock import NS_PER_S, now_ns
 from server.rtc.bitrate import Allowance
-from server.rtc.fanout import Fanout, SharedPicture
+from server.rtc.fanout import SharedPicture, Viewer
 from server.rtc.options import RtcOptions
-from server.rtc.sender import (
-    MARKER,
-    RTP_EXTENSION,
-    RTP_HEADER,
-    RTP_VERSION,
-    SEND_ERRORS,
-    VideoSender,
-)
-from server.rtc.sender_guards import SentPacket
+from server.rtc.sender import VideoSender
 
 # Seconds of its rate that a viewer may be sent ahead: a key frame is several pictures' worth.
 BURST_S = 0.75
@@ -35,7 +27,25 @@ SLOW_WISH_NS = 2 * NS_PER_S
 # Bytes the kernel would not take yet.
 UNSENT_BYTES_AT_MOST = 256 * 1024
 
-FindFanout = Callable[[str], Fanout]
+# A forwarded picture does not get smaller for whoever cannot take it. An estimate that is still
+# growing is no reason to leave pictures out; so much loss is.
+LOST_AT_MOST = 0.1
+
+
+class PictureSource(Protocol):
+    """Where a viewer's pictures come from: an encoding, or the source itself."""
+
+    follows_rate: bool
+    """Pictures are made to fit what viewers can take."""
+
+    def join(self, viewer: Viewer) -> None: ...
+
+    def leave(self, viewer: Viewer) -> None: ...
+
+    def wish_keyframe(self) -> None: ...
+
+
+FindFanout = Callable[[str], PictureSource]
 
 
 class ViewerPace:
@@ -98,8 +108,7 @@ class FanoutSender(VideoSender):
     ) -> None:
         super().__init__(trackOrKind, transport, options=options, encode_executor=encode_executor)
         self._find_fanout = find_fanout
-        self._fanout: Fanout | None = None
-        self._payload_type = 0
+        self._fanout: PictureSource | None = None
         self._pace = ViewerPace()
         self._slow_wish_at_ns = 0
 
@@ -110,9 +119,7 @@ class FanoutSender(VideoSender):
 
     async def _run_rtp(self, codec: RTCRtpCodecParameters) -> None:
         self._RTCRtpSender__rtp_started.set()
-        self._codec_name = codec.name
-        assert codec.payloadType is not None
-        self._payload_type = codec.payloadType
+        self._note_codec(codec)
         fanout = self._fanout = self._find_fanout(codec.name)
         fanout.join(self)
         try:
@@ -140,41 +147,25 @@ class FanoutSender(VideoSender):
         at_ns = now_ns()
         if self.transport.state != "connected":
             return
-        rate_bps = 0 if self._unsent_bytes() > UNSENT_BYTES_AT_MOST else self.allowance().cap_bps
-        if not self._pace.take(picture.size, picture.keyframe, rate_bps, at_ns):
+        if not self._pace.take(picture.size, picture.keyframe, self._rate_bps(), at_ns):
             self._wish_if_slow(at_ns)
             return
-        self._last = picture.result
-        self._rate.used(picture.result.bits_per_s)
-        ntp_timestamp = wall_clock.current_ntp_time()
-        extension = self._header_block.at(ntp_timestamp, at_ns - picture.captured_at_ns)
-        first_byte = RTP_VERSION | (RTP_EXTENSION if extension else 0)
-        payloads, rtp_timestamp = picture.payloads, picture.rtp_timestamp
-        sequence_number, payload_type = self._sequence_number, self._payload_type
-        last = len(payloads) - 1
-        for index, payload in enumerate(payloads):
-            header = RTP_HEADER.pack(
-                first_byte,
-                payload_type | (MARKER if index == last else 0),
-                sequence_number,
-                rtp_timestamp,
-                self._ssrc,
-            )
-            header += extension
-            self._history.put(SentPacket(sequence_number, header, payload))
-            sequence_number = (sequence_number + 1) & 0xFFFF
-            try:
-                send_rtp_now(self.transport, header + payload)
-            except SEND_ERRORS:
-                self._send_errors += 1
-        self._sequence_number = sequence_number
-        self._resend.media_sent(picture.size)
-        self._RTCRtpSender__octet_count += picture.size
-        self._RTCRtpSender__packet_count += len(payloads)
-        self._RTCRtpSender__ntp_timestamp = ntp_timestamp
-        self._RTCRtpSender__rtp_timestamp = rtp_timestamp
-        self._frames_sent += 1
+        if picture.result is not None:
+            self._last = picture.result
+            self._rate.used(picture.result.bits_per_s)
+        self._send_now(
+            picture.payloads, picture.size, picture.rtp_timestamp, picture.captured_at_ns, at_ns
+        )
         self._keyframes_sent += picture.keyframe
+
+    def _rate_bps(self) -> int | None:
+        """What pictures may take on this viewer's way; None for whatever they need."""
+        if self._unsent_bytes() > UNSENT_BYTES_AT_MOST:
+            return 0
+        if self._fanout is not None and not self._fanout.follows_rate:
+            lossy = (self._fraction_lost or 0.0) > LOST_AT_MOST
+            return self.allowance().cap_bps if lossy else None
+        return self.allowance().cap_bps
 
     def _wish_if_slow(self, at_ns: int) -> None:
         due = at_ns - self._slow_wish_at_ns >= SLOW_WISH_NS
@@ -186,15 +177,3 @@ class FanoutSender(VideoSender):
         pair = self.transport.transport._connection._nominated.get(1)
         buffered = getattr(pair.protocol.transport, "get_write_buffer_size", None) if pair else None
         return buffered() if buffered is not None else 0
-
-
-def send_rtp_now(transport: RTCDtlsTransport, packet: bytes) -> None:
-    """What `RTCDtlsTransport._send_rtp` does, without its three coroutines per packet.
-
-    Raises `ConnectionError` while no pair of addresses is nominated, and what libsrtp raises.
-    """
-    datagram = transport._tx_srtp.protect(packet)
-    pair = transport.transport._connection._nominated.get(1)
-    if pair is None:
-        raise ConnectionError("no pair of addresses is nominated")
-    pair.protocol.transport.sendto(datagram, pair.remote_addr)

@@ -6,6 +6,7 @@ decoder. The parts are pure or have their own modules; this one is the way betwe
 
 import asyncio
 import logging
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any
 
@@ -34,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 MAX_SOURCES = 8
 SOURCE_SWITCH_AFTER_NS = NS_PER_S
+
+# A whole frame as it came, and its media time in 1/90000 s since the first.
+ForwardSink = Callable[[EncodedFrame, int], None]
 STOP_TIMEOUT_S = 1.0
 
 
@@ -66,6 +70,9 @@ class VideoReceiver(RTCRtpReceiver):
         self._pts: int | None = None
         self._last_rtp_timestamp = 0
         self._codec_name = ""
+        self._forward_sink: ForwardSink | None = None
+        # Since when somebody beyond the decoder waits for a key frame.
+        self._key_frame_wished_at_ns: int | None = None
         self._stopped = False
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -139,6 +146,18 @@ class VideoReceiver(RTCRtpReceiver):
             await asyncio.wait([self._task], timeout=STOP_TIMEOUT_S)
         if self._worker is not None and not await self._worker.wait_ended(STOP_TIMEOUT_S):
             logger.warning("%s still decodes after %g s", self._worker.name, STOP_TIMEOUT_S)
+
+    def forward_to(self, sink: ForwardSink) -> None:
+        """Hand every whole frame to `sink` too, on the loop and before it is decoded; `sink` must
+        not block or raise."""
+        self._forward_sink = sink
+
+    def wish_keyframe(self) -> None:
+        """Ask the peer for a key frame, and again until one is there; the throttle of all such
+        requests applies."""
+        if self._key_frame_wished_at_ns is None:
+            self._key_frame_wished_at_ns = now_ns()
+            self._wake.set()
 
     def survivors(self) -> tuple[str, ...]:
         """Names of what still runs."""
@@ -221,6 +240,7 @@ class VideoReceiver(RTCRtpReceiver):
                 payload=payload,
                 received_at_ns=received_at_ns,
                 retransmitted=retransmitted,
+                wire_payload=packet.payload,
             ),
             now,
         )
@@ -238,7 +258,12 @@ class VideoReceiver(RTCRtpReceiver):
         while frames and self._worker is not None:
             frame = frames.pop(0)
             self._codec_name = frame.codec_name
-            if not self._worker.submit_nowait(frame, self._unwrapped_pts(frame.rtp_timestamp)):
+            pts = self._unwrapped_pts(frame.rtp_timestamp)
+            if frame.is_key:
+                self._key_frame_wished_at_ns = None
+            if self._forward_sink is not None:
+                self._forward_sink(frame, pts)
+            if not self._worker.submit_nowait(frame, pts):
                 frames = self._assembler.reference_lost(frame.rtp_timestamp, now) + frames
 
     def _unwrapped_pts(self, rtp_timestamp: int) -> int:
@@ -308,7 +333,7 @@ class VideoReceiver(RTCRtpReceiver):
             lost = self._nack.beyond(open_since_ns, now, self._rtt_ns)
         if lost:
             await self._reports.nack(self._active_ssrc, lost)
-        wanted_at_ns = self._assembler.key_frame_wanted_at_ns
+        wanted_at_ns = self._key_frame_wanted_at_ns()
         if wanted_at_ns is not None and self._pli.take(wanted_at_ns, now):
             await self._reports.picture_loss(self._active_ssrc)
         due_ns = self._next_due_ns()
@@ -324,10 +349,15 @@ class VideoReceiver(RTCRtpReceiver):
             instants.append(self._nack.beyond_due_ns(open_since_ns, self._rtt_ns))
         if self._assembler.next_deadline_ns is not None:
             instants.append(self._assembler.next_deadline_ns)
-        wanted_at_ns = self._assembler.key_frame_wanted_at_ns
-        if wanted_at_ns is not None:
+        wanted_at_ns = self._key_frame_wanted_at_ns()
+        if wanted_at_ns is not None and self._active_ssrc is not None:
             instants.append(self._pli.due_at_ns(wanted_at_ns))
         return min((instant for instant in instants if instant is not None), default=None)
+
+    def _key_frame_wanted_at_ns(self) -> int | None:
+        """Since when a key frame is wanted, by the decoder or by somebody else."""
+        wishes = (self._assembler.key_frame_wanted_at_ns, self._key_frame_wished_at_ns)
+        return min((wish for wish in wishes if wish is not None), default=None)
 
     async def _run_timers(self) -> None:
         """NACK repeats, frame deadlines, waiting PLIs and receiver reports, until cancelled."""

@@ -14,9 +14,10 @@ import asyncio
 import contextlib
 import logging
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
 import pylibsrtp
 from aiortc import clock as wall_clock
@@ -39,6 +40,7 @@ from aiortc.rtp import (
 from aiortc.utils import random32
 
 from server.clock import NS_PER_MS, NS_PER_S, now_ns
+from server.rtc.assembly import EncodedFrame
 from server.rtc.bitrate import RateFollower
 from server.rtc.encoders import (
     Captured,
@@ -92,6 +94,8 @@ class SenderStatistics:
     encoder_note: str
     """Why it is not the one asked for; empty otherwise."""
     frames_sent: int
+    frames_forwarded: int
+    """Of them, those that left as they came."""
     frames_empty: int
     """Pictures for which the encoder gave nothing."""
     packets_sent: int
@@ -170,7 +174,12 @@ class VideoSender(RTCRtpSender):
         self._sequence_number = random_sequence_number()
         self._header_block = HeaderBlock(())
         self._slot: EncoderSlot | None = None
+        self._make_slot: Callable[[], EncoderSlot] | None = None
         self._codec_name = ""
+        self._payload_type = 0
+        # While set, pictures leave as they came and whoever wants a key frame asks there.
+        self._wish_at_source: Callable[[], None] | None = None
+        self._frames_forwarded = 0
         self._last: EncodeResult | None = None
         self._failures_in_a_row = 0
         self._failure = ""
@@ -193,6 +202,7 @@ class VideoSender(RTCRtpSender):
             encoder=last.encoder if last else "",
             encoder_note=last.note if last else "",
             frames_sent=self._frames_sent,
+            frames_forwarded=self._frames_forwarded,
             frames_empty=self._frames_empty,
             packets_sent=self._RTCRtpSender__packet_count,
             bytes_sent=self._RTCRtpSender__octet_count,
@@ -229,16 +239,15 @@ class VideoSender(RTCRtpSender):
 
     async def _run_rtp(self, codec: RTCRtpCodecParameters) -> None:
         self._RTCRtpSender__rtp_started.set()
-        self._codec_name = codec.name
-        self._slot = EncoderSlot(self._encoder_factory(codec))
+        self._note_codec(codec)
+        make_slot = self._make_slot = partial(EncoderSlot, self._encoder_factory(codec))
+        self._slot = make_slot()
         try:
-            payload_type = codec.payloadType
-            assert payload_type is not None
             while True:
                 await self._track_present.wait()
                 frame = await self._next_encoded_frame(codec)
-                if frame is not None:
-                    await self._send_frame(frame, payload_type)
+                if frame is not None and not self.forwards:
+                    await self._send_frame(frame, self._payload_type)
         except MediaStreamError:
             pass  # the track ended
         except ConnectionError as error:
@@ -253,6 +262,11 @@ class VideoSender(RTCRtpSender):
                 self._RTCRtpSender__track = None
             self._slot = None
             self._RTCRtpSender__rtp_exited.set()
+
+    def _note_codec(self, codec: RTCRtpCodecParameters) -> None:
+        assert codec.payloadType is not None, "negotiated codecs have one"
+        self._codec_name = codec.name
+        self._payload_type = codec.payloadType
 
     def _encoder_factory(
         self, codec: RTCRtpCodecParameters
@@ -366,6 +380,79 @@ class VideoSender(RTCRtpSender):
                 if self._callback_failures == 1:
                     logger.exception("sent() of an outgoing picture failed")
 
+    # -- pictures that leave as they came ---------------------------------------------------
+
+    @property
+    def forwards(self) -> bool:
+        """Whether pictures leave as they came; those of the track do not then."""
+        return self._wish_at_source is not None
+
+    def forward(
+        self, frame: EncodedFrame, ticks: int, wish_at_source: Callable[[], None]
+    ) -> int | None:
+        """Send a whole picture of somebody else's encoder, at once; returns its RTP timestamp.
+
+        None when it cannot leave: it has another codec, nothing is connected yet, or the first
+        one is no key frame, which is asked for by `wish_at_source`. `ticks` is its media time in
+        1/90000 s, on the same line as that of the track's pictures.
+        """
+        if frame.codec_name != self._codec_name or self.transport.state != "connected":
+            return None
+        if not self.forwards and not frame.is_key:
+            wish_at_source()
+            return None
+        self._wish_at_source = wish_at_source
+        rtp_timestamp = self._timeline.timestamp(ticks)
+        size = sum(map(len, frame.payloads))
+        self._send_now(frame.payloads, size, rtp_timestamp, frame.received_at_ns, now_ns())
+        self._keyframes_sent += frame.is_key
+        self._frames_forwarded += 1
+        return rtp_timestamp
+
+    def stop_forwarding(self) -> None:
+        """Send the track's pictures again, the first of them a key frame. Idempotent."""
+        if self.forwards and self._make_slot is not None:
+            # A new encoder begins with a key frame, whatever the throttle says.
+            self._slot = self._make_slot()
+        self._wish_at_source = None
+
+    def _send_now(
+        self,
+        payloads: Sequence[bytes],
+        size: int,
+        rtp_timestamp: int,
+        captured_at_ns: int,
+        at_ns: int,
+    ) -> None:
+        """A whole picture, without waiting for anything; what cannot leave is counted."""
+        ntp_timestamp = wall_clock.current_ntp_time()
+        extension = self._header_block.at(ntp_timestamp, at_ns - captured_at_ns)
+        first_byte = RTP_VERSION | (RTP_EXTENSION if extension else 0)
+        sequence_number, payload_type = self._sequence_number, self._payload_type
+        last = len(payloads) - 1
+        for index, payload in enumerate(payloads):
+            header = RTP_HEADER.pack(
+                first_byte,
+                payload_type | (MARKER if index == last else 0),
+                sequence_number,
+                rtp_timestamp,
+                self._ssrc,
+            )
+            header += extension
+            self._history.put(SentPacket(sequence_number, header, payload))
+            sequence_number = (sequence_number + 1) & 0xFFFF
+            try:
+                send_rtp_now(self.transport, header + payload)
+            except SEND_ERRORS:
+                self._send_errors += 1
+        self._sequence_number = sequence_number
+        self._resend.media_sent(size)
+        self._RTCRtpSender__octet_count += size
+        self._RTCRtpSender__packet_count += len(payloads)
+        self._RTCRtpSender__ntp_timestamp = ntp_timestamp
+        self._RTCRtpSender__rtp_timestamp = rtp_timestamp
+        self._frames_sent += 1
+
     async def _send_packet(self, packet: bytes) -> None:
         """Send one RTP packet. A failure costs the packet; a closed transport ends us."""
         try:
@@ -404,7 +491,10 @@ class VideoSender(RTCRtpSender):
 
     def _send_keyframe(self) -> None:
         self._keyframe_requests += 1
-        self._keyframes.wish()
+        if self._wish_at_source is not None:
+            self._wish_at_source()
+        else:
+            self._keyframes.wish()
 
     async def _retransmit(self, sequence_number: int) -> None:
         sent = self._history.get(sequence_number)
@@ -452,3 +542,15 @@ class VideoSender(RTCRtpSender):
             await super()._send_rtcp(packets)
         except SEND_ERRORS:
             self._send_errors += 1
+
+
+def send_rtp_now(transport: RTCDtlsTransport, packet: bytes) -> None:
+    """What `RTCDtlsTransport._send_rtp` does, without its three coroutines per packet.
+
+    Raises `ConnectionError` while no pair of addresses is nominated, and what libsrtp raises.
+    """
+    datagram = transport._tx_srtp.protect(packet)
+    pair = transport.transport._connection._nominated.get(1)
+    if pair is None:
+        raise ConnectionError("no pair of addresses is nominated")
+    pair.protocol.transport.sendto(datagram, pair.remote_addr)
