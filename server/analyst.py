@@ -24,6 +24,11 @@ class Analyst:
         self._scene = scene
         self._cover = Cover(())
 
+    @property
+    def covers(self) -> bool:
+        """Whether `cover` hides anything: then nobody may see packets as they came."""
+        return False
+
     def cover(self, video_frame: "VideoFrame") -> "VideoFrame":
         """On the decoder thread: the picture without what nobody may see."""
         if self._scene is None:

@@ -386,7 +386,11 @@ FACTS: Mapping[tuple[str, str], Facts] = {
         CREATED,
         Body(SDP),
         refusals=(406, 409, 422, 503),
-        query={"rung": "full (default) or low: half the sides"},
+        query={
+            "rung": "full (default) or low: half the sides",
+            "view": "annotated (default), data: the source's packets and the boxes beside them, "
+            "or raw: those packets alone",
+        },
         headers=CREATED_HEADERS,
     ),
     ("GET", "/whep/{stream}"): Facts("whep", DISCOVERED),

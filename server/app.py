@@ -33,7 +33,7 @@ from server.openapi import openapi_routes
 from server.pages import Pages, embed_policy
 from server.registry import Registry
 from server.rtc.encoders.probe import choose_h264
-from server.rtc.fanout import Fanout
+from server.rtc.fanout_sender import PictureSource
 from server.rtc.options import IceServer, RtcOptions
 from server.rtc.peer import PeerConnection
 from server.scenes import Scenes
@@ -42,7 +42,7 @@ from server.settings import RTC_SWITCHES, DetectorSettings, RtcSettings, Setting
 from server.signaling import Signaling, refuse_honestly
 from server.state_files import state_folder
 from server.status import Status, model_json
-from server.streams import Publication, Stream, Streams
+from server.streams import ANNOTATED, Publication, Stream, Streams
 from server.streams_api import StreamsApi
 from server.telemetry import FrameTelemetry, LoopLagSampler
 from server.turn import ice_credentials, ice_servers_json
@@ -168,16 +168,20 @@ def make_app(
     def make_hub(on_sent: Callable[[SentShot], None]) -> Hub:
         return Hub(options_now(), encoders, on_sent)
 
-    def make_viewer(session_id: str, stream: Stream, rung: str) -> Viewer:
-        def find_fanout(codec: str) -> Fanout:
-            return stream.hub.fanout(codec, rung)
+    def make_viewer(session_id: str, stream: Stream, rung: str, view: str) -> Viewer:
+        def find_fanout(codec: str) -> PictureSource:
+            return stream.hub.fanout(codec, rung) if view == ANNOTATED else stream.relay
 
+        options = options_now()
+        if view != ANNOTATED:
+            options = replace(options, video_codecs=(stream.forwarded_codec,))
         return Viewer(
             session_id=session_id,
             settings=settings.session,
-            peer=PeerConnection(options_now(), encoders, find_fanout),
+            peer=PeerConnection(options, encoders, find_fanout),
             stream=stream,
             rung=rung,
+            view=view,
             describe=describe,
         )
 

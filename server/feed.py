@@ -36,6 +36,11 @@ class Inference(Protocol):
 class Analyst(Protocol):
     """What looks at a feed's pictures and boxes on their way (`analyst.py`)."""
 
+    @property
+    def covers(self) -> bool:
+        """Whether `cover` hides anything; on any thread."""
+        ...
+
     def cover(self, video_frame: "VideoFrame") -> "VideoFrame":
         """On the decoder thread: the picture without what nobody may see."""
         ...
@@ -71,7 +76,7 @@ class FeedStatistics:
 
 class Feed:
     """See the module. `on_detected` hears, on the inference thread, of boxes whose own picture has
-    left without waiting for them (mode `smooth`)."""
+    left without waiting for them (modes `smooth` and `data`)."""
 
     def __init__(
         self,
@@ -140,9 +145,9 @@ class Feed:
                 detections = analyst.track(detections, at_ns, options.confidence)
             shown = detections.select(options.confidence, self._class_ids(options))
             self._newest = (frame, shown)
-        if options.mode == "exact":
+        if options.mode != "smooth":
             self._show(frame, shown, 1.0)
-        elif shown is not None and self._on_detected is not None:
+        if options.mode != "exact" and shown is not None and self._on_detected is not None:
             self._on_detected(frame, shown)
         if analyst is not None and shown is not None:
             # Last: the picture is on its way.

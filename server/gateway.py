@@ -25,7 +25,7 @@ from server.hub import FULL, RUNGS
 from server.registry import Registry
 from server.sdp_rules import parse_fragment, publish_offer, view_offer
 from server.settings import Settings
-from server.streams import Streams, check_name
+from server.streams import ANNOTATED, VIEWS, Streams, check_name
 
 SDP = "application/sdp"
 FRAGMENT = "application/trickle-ice-sdpfrag"
@@ -100,16 +100,28 @@ class Gateway:
         return self._created(request, answer.session.id, answer.session.end, answer.sdp)
 
     async def view(self, request: web.Request) -> web.Response:
-        """`POST /whep/{stream}`: watch a stream; `?rung=low` in half its size."""
+        """`POST /whep/{stream}`: watch a stream.
+
+        `?rung=low` in half its size; `?view=data` gets the source's own packets, with the boxes on
+        the data channel, `?view=raw` those packets alone.
+        """
         name = request.match_info["stream"]
         rung = request.query.get("rung", FULL)
         if rung not in RUNGS:
             raise MalformedError(f"rung: {rung[:20]!r} is not one of {', '.join(RUNGS)}")
+        view = request.query.get("view", ANNOTATED)
+        if view not in VIEWS:
+            raise MalformedError(f"view: {view[:20]!r} is not one of {', '.join(VIEWS)}")
+        if view != ANNOTATED and rung != FULL:
+            raise MalformedError(f"rung: view={view} is as large as its source sends it")
         text = await self._text(request, SDP, OfferTypeError)
         # An unknown name is 404 whatever the offer is.
-        self.streams.get(name)
-        offer = view_offer(text, self.settings.rtc.video_codecs)
-        answer = await self.registry.view(offer, name, rung)
+        stream = self.streams.get(name)
+        codecs = self.settings.rtc.video_codecs
+        if view != ANNOTATED:
+            codecs = (stream.forwarded_codec,)
+        offer = view_offer(text, codecs)
+        answer = await self.registry.view(offer, name, rung, view)
         return self._created(request, answer.viewer.id, answer.viewer.end, answer.sdp)
 
     async def discover(self, request: web.Request) -> web.Response:

@@ -13,7 +13,7 @@ from server.errors import NotFoundError, UnavailableError, UnprocessableError
 from server.offer import Offer
 from server.session import Session, SessionStatistics
 from server.settings import SessionSettings
-from server.streams import Publication, Stream, Streams, StreamStatistics
+from server.streams import ANNOTATED, Publication, Stream, Streams, StreamStatistics
 from server.viewer import Viewer, ViewerStatistics
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Registry:
         settings: SessionSettings,
         make_session: Callable[[str, CallOptions, Publication | None], Session],
         streams: Streams,
-        make_viewer: Callable[[str, Stream, str], Viewer],
+        make_viewer: Callable[[str, Stream, str, str], Viewer],
     ) -> None:
         self._settings = settings
         self._make_session = make_session
@@ -122,12 +122,14 @@ class Registry:
         self._keep(self._live(session), f"session {session.id}")
         return Answer(session=session, sdp=sdp)
 
-    async def view(self, offer: Offer, stream_name: str, rung: str) -> ViewerAnswer:
+    async def view(
+        self, offer: Offer, stream_name: str, rung: str, view: str = ANNOTATED
+    ) -> ViewerAnswer:
         """Admit and answer a viewer of a stream; a refused one leaves nothing behind."""
         if self._draining:
             raise UnavailableError("the server is stopping", RETRY_AFTER_S)
         stream = self._streams.get(stream_name)
-        viewer = self._make_viewer(secrets.token_urlsafe(18), stream, rung)
+        viewer = self._make_viewer(secrets.token_urlsafe(18), stream, rung, view)
         self._viewers[viewer.id] = viewer
         try:
             sdp = await _negotiated(viewer, offer)

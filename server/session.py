@@ -7,6 +7,7 @@ inference thread; both hand over to the loop with one thread-safe call.
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,9 +27,12 @@ from server.liveness import Liveness
 from server.messages import frame_message
 from server.offer import Offer, one_line, video_codec
 from server.overlay import Painter
+from server.rtc.assembly import EncodedFrame
 from server.rtc.decoding import DecodedFrame
 from server.rtc.peer import PeerConnection, PeerStatistics
-from server.rtc.receiver import RemoteVideoTrack
+from server.rtc.receiver import RemoteVideoTrack, VideoReceiver
+from server.rtc.relay import TIMES_KEPT, RelayedTime
+from server.rtc.sender import VideoSender
 from server.settings import SessionSettings
 from server.shot import Shot
 from server.streams import Publication
@@ -107,6 +111,12 @@ class Session:
         self._frames_out_rate = RateMeter()
         self._server_ms = DurationRecorder()
         self._last_sent = Stamps()
+        self._analyst = analyst
+        self._receiver: VideoReceiver | None = None
+        # What returns pictures to the caller, from the answer on.
+        self._sender: VideoSender | None = None
+        # In `data`: when frames left as they came, by their incoming time.
+        self._forwarded: OrderedDict[int, RelayedTime] = OrderedDict()
 
     # --- the story of a call, on the loop ---
 
@@ -141,6 +151,8 @@ class Session:
             raise UnprocessableError(f"sdp: cannot be negotiated: {one_line(error)}") from error
         sdp: str = peer.localDescription.sdp
         self._codec = video_codec(sdp)
+        if self._returns_picture and isinstance(video.sender, VideoSender):
+            self._sender = video.sender
         self._feed.open()
         return sdp
 
@@ -219,6 +231,10 @@ class Session:
     def _on_track(self, track: MediaStreamTrack) -> None:
         if isinstance(track, RemoteVideoTrack):
             track.deliver_to(self._on_decoded)
+            video = self._video_transceiver()
+            if video is not None and isinstance(video.receiver, VideoReceiver):
+                self._receiver = video.receiver
+                self._receiver.forward_to(self._on_assembled)
 
     def _on_datachannel(self, channel: RTCDataChannel) -> None:
         if channel.label == CHANNEL_LABEL:
@@ -231,6 +247,33 @@ class Session:
 
     # --- a frame's way through, in order ---
 
+    def _on_assembled(self, encoded: EncodedFrame, ticks: int) -> None:
+        """On the loop: a frame as it came, for those who want it so."""
+        assert self._receiver is not None
+        wish_at_source = self._receiver.wish_keyframe
+        covered = self._analyst is not None and self._analyst.covers
+        if self._publication is not None:
+            self._publication.hide(covered)
+            if not covered:
+                self._publication.forward(encoded, ticks, wish_at_source)
+        if not self._returns_picture:
+            return
+        sender = self._sender
+        if self._feed.options.mode != "data" or covered or sender is None or not encoded.payloads:
+            if sender is not None and sender.forwards:
+                sender.stop_forwarding()
+            return
+        rtp_timestamp = sender.forward(encoded, ticks, wish_at_source)
+        if rtp_timestamp is None:
+            # Encoded pictures go on until a first one can be forwarded, or instead.
+            return
+        at_ns = now_ns()
+        self._forwarded[encoded.rtp_timestamp] = RelayedTime(rtp_timestamp, at_ns)
+        if len(self._forwarded) > TIMES_KEPT:
+            self._forwarded.popitem(last=False)
+        stamps = Stamps(encoded.received_at_ns, encoded.assembled_at_ns, sent_at_ns=at_ns)
+        self._count_sent(stamps)
+
     def _on_decoded(self, decoded: DecodedFrame) -> None:
         """On the decoder thread: to the detector, or past it."""
         stamps = Stamps(
@@ -241,8 +284,8 @@ class Session:
         self._feed.take(decoded.video_frame, decoded.rtp_timestamp, stamps)
 
     def _on_detected(self, frame: Frame, detections: Detections) -> None:
-        """On the inference thread, in `smooth`: boxes of a picture that has gone ahead."""
-        self._call_soon(self._send_detections, frame, detections, frame.stamps)
+        """On the inference thread: boxes of a picture that went ahead (`smooth`, `data`)."""
+        self._call_soon(self._tell_ahead, frame, detections, self._feed.options.mode)
 
     def _deliver(self, shot: Shot) -> None:
         """On either thread: the next picture. In `exact` the message of its boxes follows once its
@@ -253,8 +296,10 @@ class Session:
             self._call_soon(self._publish, self._publication, shot)
 
     def _return(self, shot: Shot) -> None:
-        """On the loop: a picture for the caller."""
-        self._outgoing.offer(OutgoingPicture(shot, self._painter, self._on_sent))
+        """On the loop: a picture for the caller, unless it gets its own as they came."""
+        sender = self._sender
+        if sender is None or not sender.forwards:
+            self._outgoing.offer(OutgoingPicture(shot, self._painter, self._on_sent))
 
     def _publish(self, publication: Publication, shot: Shot) -> None:
         """On the loop: a picture for the caller, where it wants one, and for all who watch."""
@@ -264,27 +309,53 @@ class Session:
 
     def _on_sent(self, picture: OutgoingPicture, stamps: Stamps) -> None:
         """On the loop, after a picture's last packet."""
+        self._count_sent(stamps)
+        shot = picture.shot
+        if (
+            shot.detections is not None
+            and stamps.boxed_at_ns
+            and self._feed.options.mode == "exact"
+        ):
+            self._send_detections(shot.frame, shot.detections, stamps)
+
+    def _count_sent(self, stamps: Stamps) -> None:
         self._frames_out += 1
         self._frames_out_rate.add(stamps.sent_at_ns)
         self._last_sent = stamps
         self._server_ms.add_ms(ns_to_ms(stamps.sent_at_ns - stamps.received_at_ns))
         self._frame_sink.record(stamps)
-        shot = picture.shot
-        if shot.detections is not None and stamps.boxed_at_ns:
-            self._send_detections(shot.frame, shot.detections, stamps)
 
-    def _send_detections(self, frame: Frame, detections: Detections, stamps: Stamps) -> None:
+    def _tell_ahead(self, frame: Frame, detections: Detections, mode: str) -> None:
+        """On the loop: boxes of a picture that did not wait for them."""
+        if mode == "smooth" and self._publication is not None:
+            self._publication.detected(frame, detections)
+        forwarded = self._forwarded.get(frame.rtp_timestamp)
+        if forwarded is not None:
+            self._frame_sink.record(frame.stamps)
+        self._send_detections(frame, detections, frame.stamps, forwarded)
+
+    def _send_detections(
+        self,
+        frame: Frame,
+        detections: Detections,
+        stamps: Stamps,
+        forwarded: RelayedTime | None = None,
+    ) -> None:
         """On the loop. In `exact` the picture has left and every stage is this frame's own; in
-        `smooth` pictures do not wait for boxes, so the later stages are those of the last one."""
+        `smooth` pictures do not wait for boxes, so the later stages are those of the last one; in
+        `data` there are none, and `rtp_timestamp` is that of the very picture that was returned."""
         if self._inference.names is not self._told_names:
             self._channel.send({"type": "hello", **self._hello()})
-        last = self._last_sent
+        last, rtp_timestamp = self._last_sent, frame.rtp_timestamp
+        if forwarded is not None:
+            last = Stamps(received_at_ns=stamps.received_at_ns, sent_at_ns=forwarded.sent_at_ns)
+            rtp_timestamp = forwarded.rtp_timestamp
         at_ns = now_ns()
         message = frame_message(
             self.id,
             frame,
             detections,
-            rtp_timestamp=frame.rtp_timestamp,
+            rtp_timestamp=rtp_timestamp,
             stages_ms={**last.stages_ms(), **stamps.stages_ms()},
             sent=last,
         )

@@ -19,7 +19,7 @@ import yaml
 from server.errors import SettingsError
 
 ENVIRONMENT_PREFIX = "SIGHTLINE_"
-MODES = ("exact", "smooth")
+MODES = ("exact", "smooth", "data")
 PROVIDERS = ("auto", "openvino", "cpu", "cuda", "tensorrt", "coreml", "directml")
 PRECISIONS = ("auto", "fp16", "bf16", "fp32")
 CODECS = ("H264", "VP8")

@@ -25,10 +25,18 @@ from server.bulletin import (
 from server.call_options import CallOptions
 from server.clock import NS_PER_S, now_ns, unix_ms
 from server.detections import Detections
-from server.errors import ConflictError, NotFoundError, NotLiveError, UnavailableError
-from server.frame import Stamps
+from server.errors import (
+    ConflictError,
+    NotFoundError,
+    NotLiveError,
+    UnavailableError,
+    UnprocessableError,
+)
+from server.frame import Frame, Stamps
 from server.hub import EncodingStatistics, Hub, SentShot
 from server.messages import frame_message
+from server.rtc.assembly import EncodedFrame
+from server.rtc.relay import Relay, RelayStatistics
 from server.settings import StreamSettings
 from server.shot import Shot
 from server.telemetry import RateMeter
@@ -37,6 +45,12 @@ NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # A viewer that finds no live source comes back after so long: spread, so that not all come at once.
 RETRY_S = (2, 10)
 FULL_RETRY_S = 5
+# What a viewer is sent: the picture with its boxes drawn, the source's own packets with the boxes
+# beside them, or those packets alone.
+ANNOTATED, DATA, RAW = "annotated", "data", "raw"
+VIEWS = (ANNOTATED, DATA, RAW)
+# Sources whose packets can be: the others bring pictures.
+FORWARDING = ("call", "whip")
 # How often a stream looks whether pictures still come in.
 LOOK_S = 1.0
 
@@ -55,7 +69,15 @@ class Source(Protocol):
 class Watcher(Protocol):
     """A viewer as its stream knows it; on the loop."""
 
+    view: str
+    """One of VIEWS."""
+
     def watches(self, codec: str, rung: str) -> bool: ...
+
+    @property
+    def listens(self) -> bool:
+        """Whether it takes messages."""
+        ...
 
     def tell(self, text: str) -> None: ...
 
@@ -87,6 +109,7 @@ class StreamStatistics:
     """How many sources there have been."""
     viewers: int
     encodings: tuple[EncodingStatistics, ...]
+    relay: RelayStatistics
 
 
 class Publication:
@@ -99,11 +122,34 @@ class Publication:
         self.returns_picture = returns_picture
         self.owner: Source | None = None
         """Set by whoever claimed, once there is a session."""
+        self._can_forward = kind in FORWARDING
+        self._hidden = False
 
     def offer(self, shot: Shot) -> None:
         """The next picture."""
         if self.stream.publication is self:
             self.stream.offer(shot)
+
+    @property
+    def forwards(self) -> bool:
+        """Whether the source's packets may be passed on as they came."""
+        return self._can_forward and not self._hidden
+
+    def hide(self, hidden: bool) -> None:
+        """Whether something in the picture may not be seen as it came; whoever does, ends."""
+        if hidden and not self._hidden and self.stream.publication is self:
+            self.stream.end_forwarding("part of the picture is covered now")
+        self._hidden = hidden
+
+    def forward(self, frame: EncodedFrame, ticks: int, wish_at_source: Callable[[], None]) -> None:
+        """The next frame as it came, for viewers of `data` and `raw`; see `Relay.offer`."""
+        if self.stream.publication is self:
+            self.stream.forward(frame, ticks, wish_at_source)
+
+    def detected(self, frame: Frame, detections: Detections) -> None:
+        """Boxes of a frame whose picture has gone ahead."""
+        if self.stream.publication is self:
+            self.stream.tell_data(frame, detections)
 
     def end(self) -> None:
         """The source is gone. Idempotent."""
@@ -125,6 +171,7 @@ class Stream:
     ) -> None:
         self.name = name
         self.hub = make_hub(self._on_sent)
+        self.relay = Relay(asyncio.get_running_loop().call_soon)
         self.publication: Publication | None = None
         self.viewers: dict[Watcher, None] = {}
         self._settings = settings
@@ -133,6 +180,7 @@ class Stream:
         self._on_over = on_over
         self._state = ""
         self._told: Detections | None = None
+        self._forwarded_codec = ""
         loop = asyncio.get_running_loop()
         self._look: asyncio.TimerHandle | None = loop.call_later(LOOK_S, self._look_at_signal)
         self._opened_at_ns = now_ns()
@@ -152,6 +200,7 @@ class Stream:
         self._stop_expiry()
         self._sources += 1
         self.hub.source_came()
+        self.relay.source_came()
         self._say(WAITING)
 
     def source_left(self) -> None:
@@ -162,6 +211,7 @@ class Stream:
             self._on_over(self)
             return
         self._say(NO_SIGNAL)
+        self._tell_signal(False)
         loop = asyncio.get_running_loop()
         self._expiry = loop.call_later(self._settings.no_signal_s, self._on_over, self)
 
@@ -178,6 +228,38 @@ class Stream:
         self.hub.offer(shot)
         self._say(LIVE)
         self._tell(shot)
+        if shot.detections is not None and shot.found_in is None:
+            self.tell_data(shot.frame, shot.detections)
+
+    def forward(self, frame: EncodedFrame, ticks: int, wish_at_source: Callable[[], None]) -> None:
+        """The next frame as it came."""
+        before = self._forwarded_codec
+        if frame.codec_name != before:
+            self._forwarded_codec = frame.codec_name
+            if before:
+                self.end_forwarding("the source changed its codec")
+        began = not self.relay.codec
+        self.relay.offer(frame, ticks, wish_at_source)
+        if began:
+            self._tell_signal(True)
+
+    def end_forwarding(self, reason: str) -> None:
+        """Nobody is sent packets as they came any more."""
+        for viewer in self._viewers_of(DATA, RAW):
+            viewer.end(reason)
+
+    @property
+    def forwarded_codec(self) -> str:
+        """What viewers of `data` and `raw` must take; refuses while there is none."""
+        publication = self.publication
+        if publication is None or (publication.forwards and not self.relay.codec):
+            raise NotLiveError("stream: its source is away", random.randint(*RETRY_S))
+        if not publication.forwards:
+            raise UnprocessableError(
+                f"view: the packets of this source ({publication.kind}) are not passed on; "
+                f"view={ANNOTATED} is served"
+            )
+        return self.relay.codec
 
     # --- the viewers ---
 
@@ -223,6 +305,7 @@ class Stream:
             sources=self._sources,
             viewers=len(self.viewers),
             encodings=self.hub.statistics(),
+            relay=self.relay.statistics(),
         )
 
     # --- small parts ---
@@ -246,6 +329,33 @@ class Stream:
         text = json.dumps(message, separators=(",", ":"))
         for viewer in listeners:
             viewer.tell(text)
+
+    def tell_data(self, frame: Frame, detections: Detections) -> None:
+        """Boxes for those who draw them themselves, with the time of their frame as it left."""
+        viewers = [viewer for viewer in self._viewers_of(DATA) if viewer.listens]
+        relayed = self.relay.relayed(frame.rtp_timestamp) if viewers else None
+        if relayed is None:
+            return
+        message = frame_message(
+            self.name,
+            frame,
+            detections,
+            rtp_timestamp=relayed.rtp_timestamp,
+            stages_ms=frame.stamps.stages_ms(),
+            sent=replace(frame.stamps, sent_at_ns=relayed.sent_at_ns),
+        )
+        text = json.dumps(message, separators=(",", ":"))
+        for viewer in viewers:
+            viewer.tell(text)
+
+    def _tell_signal(self, live: bool) -> None:
+        """Nobody draws `no signal` for those who get packets as they come."""
+        text = json.dumps({"type": "signal", "live": live})
+        for viewer in self._viewers_of(DATA, RAW):
+            viewer.tell(text)
+
+    def _viewers_of(self, *views: str) -> list[Watcher]:
+        return [viewer for viewer in self.viewers if viewer.view in views]
 
     def _tell(self, shot: Shot) -> None:
         """Whoever listens hears of boxes as soon as they are known, watched or not."""

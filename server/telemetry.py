@@ -113,6 +113,9 @@ class FrameTelemetry:
         stages_ms = stamps.stages_ms()
         for name, duration_ms in stages_ms.items():
             self._recorders[name].add_ms(duration_ms)
+        if not stamps.sent_at_ns:
+            # Boxes of a picture that left without them, and was recorded then.
+            return
         total_ms = ns_to_ms(stamps.sent_at_ns - stamps.received_at_ns)
         self._recorders["total"].add_ms(total_ms)
         model_ms = stages_ms.get("wait", 0.0) + stages_ms.get("infer", 0.0)

@@ -15,7 +15,7 @@ from server.liveness import Liveness
 from server.offer import Offer, one_line, video_codec
 from server.rtc.peer import PeerConnection, PeerStatistics
 from server.settings import SessionSettings
-from server.streams import Stream
+from server.streams import ANNOTATED, Stream
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ class ViewerStatistics:
     session: str
     stream: str
     state: str
+    view: str
     rung: str
     codec: str
     age_s: float
@@ -52,10 +53,12 @@ class Viewer:
         peer: PeerConnection,
         stream: Stream,
         rung: str,
+        view: str,
         describe: Callable[[str], dict[str, Any]],
     ) -> None:
         self.id = session_id
         self.stream = stream
+        self.view = view
         self._settings = settings
         self._peer = peer
         self._rung = rung
@@ -135,7 +138,12 @@ class Viewer:
     # --- what the stream asks ---
 
     def watches(self, codec: str, rung: str) -> bool:
-        return self._channel.is_open and (codec, rung) == (self._codec, self._rung)
+        watched = (ANNOTATED, self._codec, self._rung)
+        return self._channel.is_open and (self.view, codec, rung) == watched
+
+    @property
+    def listens(self) -> bool:
+        return self._channel.is_open
 
     def tell(self, text: str) -> None:
         self._channel.send_text(text)
@@ -145,6 +153,7 @@ class Viewer:
             session=self.id,
             stream=self.stream.name,
             state="closing" if self._close_task is not None else self._liveness.state,
+            view=self.view,
             rung=self._rung,
             codec=self._codec,
             age_s=round((now_ns() - self._opened_at_ns) / NS_PER_S, 1),
@@ -154,5 +163,8 @@ class Viewer:
     def _on_datachannel(self, channel: RTCDataChannel) -> None:
         ours = {CHANNEL_LABEL: self._channel, CLOCK_LABEL: self._clock_channel}.get(channel.label)
         if ours is not None:
-            hello = {"session": self.id, "stream": self.stream.name}
+            hello = {"session": self.id, "stream": self.stream.name, "view": self.view}
+            if self.view != ANNOTATED:
+                # The source's.
+                hello["encoder"] = ""
             ours.open(channel, {**self._describe(self._codec), **hello})
