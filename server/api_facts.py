@@ -16,6 +16,7 @@ from server.call_options import CallOptions
 from server.detections import EngineReport
 from server.hub import EncodingStatistics
 from server.mailbox import MailboxStatistics
+from server.rtc.relay import RelayStatistics
 from server.session import SessionStatistics
 from server.status import ProcessStatistics
 from server.streams import StreamStatistics
@@ -218,6 +219,7 @@ class StreamNow(TypedDict):
     sources: int
     viewers: int
     encodings: list[EncodingStatistics]
+    relay: RelayStatistics
     urls: StreamUrls
 
 

@@ -115,6 +115,7 @@ class Session:
         self._receiver: VideoReceiver | None = None
         # What returns pictures to the caller, from the answer on.
         self._sender: VideoSender | None = None
+        self._keeps_time = False
         # In `data`: when frames left as they came, by their incoming time.
         self._forwarded: OrderedDict[int, RelayedTime] = OrderedDict()
 
@@ -256,12 +257,14 @@ class Session:
             self._publication.hide(covered)
             if not covered:
                 self._publication.forward(encoded, ticks, wish_at_source)
-        if not self._returns_picture:
-            return
         sender = self._sender
-        if self._feed.options.mode != "data" or covered or sender is None or not encoded.payloads:
-            if sender is not None and sender.forwards:
-                sender.stop_forwarding()
+        if sender is None:
+            return
+        if not self._keeps_time:
+            self._keeps_time = True
+            sender.keep_time(encoded.rtp_timestamp - ticks)
+        if self._feed.options.mode != "data" or covered or not encoded.payloads:
+            sender.stop_forwarding()
             return
         rtp_timestamp = sender.forward(encoded, ticks, wish_at_source)
         if rtp_timestamp is None:

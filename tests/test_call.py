@@ -367,7 +367,7 @@ async def test_health_index_config_and_metrics_answer() -> None:
         async with server.http.get(f"{server.url}/api/client-config") as reply:
             config = await reply.json()
             assert config["ice_servers"] == []
-            assert config["modes"] == ["exact", "smooth"]
+            assert config["modes"] == ["exact", "smooth", "data"]
         async with server.http.get(f"{server.url}/metrics") as reply:
             text = await reply.text()
         assert 'sightline_stage_seconds_bucket{le="+Inf",stage="infer"}' in text

@@ -409,6 +409,12 @@ class VideoSender(RTCRtpSender):
         self._frames_forwarded += 1
         return rtp_timestamp
 
+    def keep_time(self, rtp_timestamp: int) -> None:
+        """Begin the line of media time there, before anything leaves: pictures of one peer then go
+        back with the RTP timestamps that they came with."""
+        if not self._frames_sent:
+            self._timeline = RtpTimeline(rtp_timestamp)
+
     def stop_forwarding(self) -> None:
         """Send the track's pictures again, the first of them a key frame. Idempotent."""
         if self.forwards and self._make_slot is not None:

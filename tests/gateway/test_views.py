@@ -2,9 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -198,19 +199,30 @@ async def test_a_call_in_data_gets_its_own_pictures_back_and_boxes_with_their_ti
         assert "encode" not in stages
 
 
+async def test_in_exact_too_a_message_has_the_time_of_its_returned_picture() -> None:
+    async with streaming(FakeDetector()) as server, an_eye() as eye:
+        await eye.call(server, "exact")
+        await until(lambda: eye.matched() >= 5)
+
+
 async def test_a_call_changes_to_data_and_back_without_losing_its_picture() -> None:
     async with streaming(FakeDetector()) as server, calling(server, mode="exact") as caller:
         await caller.picture()
-        for mode, forwarded in (("data", True), ("exact", False), ("data", True)):
+        for mode in ("data", "exact", "data"):
             await change(server, caller, mode)
-            begun = outgoing(server).frames_forwarded
-            if forwarded:
-                await until(lambda begun=begun: outgoing(server).frames_forwarded > begun + 3)
-            encoded = sent_encoded(server)
-            if not forwarded:
-                await until(lambda encoded=encoded: sent_encoded(server) > encoded + 3)
+            count = forwarded if mode == "data" else sent_encoded
+            await grows(partial(count, server))
             for _ in range(3):
                 await caller.picture()
+
+
+async def grows(count: Callable[[], int]) -> None:
+    begun = count()
+    await until(lambda: count() > begun + 3)
+
+
+def forwarded(server: Serving) -> int:
+    return int(outgoing(server).frames_forwarded)
 
 
 async def change(server: Serving, caller: Caller, mode: str) -> None:
