@@ -89,7 +89,7 @@ class SessionSettings:
     close_timeout_s: float = key(2.0, "longest a call may take to close", low=0.1, high=30)
     mode: str = key(
         "exact",
-        "how a call starts: boxes on their own frame, or every frame at once",
+        "how a call starts: boxes on their own frame, every frame at once, or beside it",
         choices=MODES,
     )
     confidence: float = key(

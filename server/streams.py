@@ -228,7 +228,7 @@ class Stream:
         self.hub.offer(shot)
         self._say(LIVE)
         self._tell(shot)
-        if shot.detections is not None and shot.found_in is None:
+        if shot.detections is not None and shot.found is None:
             self.tell_data(shot.frame, shot.detections)
 
     def forward(self, frame: EncodedFrame, ticks: int, wish_at_source: Callable[[], None]) -> None:
