@@ -68,22 +68,17 @@ async def _run(settings: Settings, detector: Detector | None) -> int:
     app = make_app(settings, detector)
     runner = make_runner(app, settings)
     await runner.setup()
-    try:
-        site = web.TCPSite(
-            runner,
-            settings.server.host,
-            settings.server.port,
-            ssl_context=tls.context if tls is not None else None,
-        )
-        await site.start()
-    except OSError as error:
-        await runner.cleanup()
-        print(
-            f"sightline: port: cannot listen on {settings.server.host}:{settings.server.port}: "
-            f"{error.strerror}",
-            file=sys.stderr,
-        )
-        return 2
+    context = tls.context if tls is not None else None
+    for host, listened_port in settings.server.addresses():
+        try:
+            await web.TCPSite(runner, host, listened_port, ssl_context=context).start()
+        except OSError as error:
+            await runner.cleanup()
+            print(
+                f"sightline: port: cannot listen on {host}:{listened_port}: {error.strerror}",
+                file=sys.stderr,
+            )
+            return 2
     port = runner.addresses[0][1]
     for line in report_lines(settings, detector.reports() if detector else (), port):
         print(line, flush=True)

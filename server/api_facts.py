@@ -13,6 +13,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 from server.audience import AudienceStatistics
 from server.bulletin import BulletinStatistics
 from server.call_options import CallOptions
+from server.desk import DoorStatistics
 from server.detections import EngineReport
 from server.hub import EncodingStatistics
 from server.mailbox import MailboxStatistics
@@ -180,6 +181,14 @@ class LimitsNow(TypedDict):
     load: dict[str, float]
 
 
+class PictureStats(TypedDict):
+    doors: dict[str, DoorStatistics]
+    waiting: int
+    waiting_megapixels: float
+    decode_ms: Durations
+    answer_ms: Durations
+
+
 class Stats(TypedDict):
     version: str
     taken_unix_ms: float
@@ -189,6 +198,7 @@ class Stats(TypedDict):
     calls: Calls
     streams: list[StreamStatistics]
     viewers: list[ViewerStatistics]
+    pictures: PictureStats
     sessions: list[SessionStatistics]
     stages_ms: dict[str, Durations]
     bulletin: BulletinStatistics
@@ -301,6 +311,79 @@ class Ticket(TypedDict):
     expires_in_s: float
 
 
+FoundRow = TypedDict(
+    "FoundRow",
+    {
+        "box": list[float],
+        "confidence": float,
+        "class_id": int,
+        "class": str,
+        "landmarks": NotRequired[list[list[float]]],
+    },
+)
+
+
+class PictureRow(TypedDict):
+    """One picture of the request; `error` instead of the rest for one that is wrong."""
+
+    name: str
+    error: NotRequired[str]
+    size: NotRequired[list[int]]
+    detections: NotRequired[list[FoundRow]]
+    stages_ms: NotRequired[dict[str, float]]
+    server_ms: NotRequired[float]
+
+
+class DetectAnswer(TypedDict):
+    model: Model | None
+    pictures: list[PictureRow]
+
+
+class Prediction(TypedDict):
+    label: str
+    confidence: float
+    x_min: int
+    y_min: int
+    x_max: int
+    y_max: int
+
+
+class DeepstackAnswer(TypedDict):
+    success: Literal[True]
+    message: str
+    predictions: list[Prediction]
+    count: int
+    duration: int
+    command: str
+    moduleId: str
+    moduleName: str
+    code: Literal[200]
+    inferenceMs: int
+    processMs: int
+    analysisRoundTripMs: int
+    executionProvider: str
+    canUseGPU: bool
+
+
+class DeepstackRefusal(TypedDict):
+    success: Literal[False]
+    error: str
+    code: int
+    predictions: list[Prediction]
+    duration: int
+
+
+class DeepstackModels(TypedDict):
+    success: Literal[True]
+    models: list[str]
+    code: Literal[200]
+
+
+class DeepstackAlive(TypedDict):
+    success: Literal[True]
+    code: Literal[200]
+
+
 # --- facts of routes ---
 
 
@@ -348,6 +431,14 @@ CREATED_HEADERS = ("Location", "ETag", "Accept-Patch", "Link")
 DISCOVERED: Mapping[int, Body | None] = {204: NOTHING}
 PATCHED: Mapping[int, Body | None] = {204: NOTHING}
 GONE: Mapping[int, Body | None] = {200: NOTHING}
+
+FORM = "multipart/form-data"
+# Under /v1/ refusals have the shape that those callers know.
+DEEPSTACK_REFUSALS: Mapping[int, Body | None] = {
+    status: Body(JSON, DeepstackRefusal)
+    for status in (400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
+}
+DETECTED: Mapping[int, Body | None] = {**answers(DeepstackAnswer), **DEEPSTACK_REFUSALS}
 
 # By method and path as the router has it, like the gate's RULES.
 FACTS: Mapping[tuple[str, str], Facts] = {
@@ -427,4 +518,34 @@ FACTS: Mapping[tuple[str, str], Facts] = {
     ("POST", "/api/tokens"): Facts("access", answers(Token, 201), Body(JSON, TokenWish)),
     ("DELETE", "/api/tokens/{token}"): Facts("access", answers(Revoked), refusals=(400,)),
     ("POST", "/api/tickets"): Facts("access", answers(Ticket, 201)),
+    ("GET", "/ws/stream"): Facts(
+        "pictures",
+        {101: NOTHING},
+        refusals=(409, 422),
+        query={
+            "confidence": "least confidence of what is sent (0.4)",
+            "classes": "names, separated by commas; all without",
+            "stream": "lets others watch the pictures under this name",
+            "ticket": "from POST /api/tickets, where a key or token is needed",
+        },
+    ),
+    ("POST", "/api/detect"): Facts(
+        "pictures",
+        answers(DetectAnswer),
+        Body("image/jpeg"),
+        refusals=(422, 503),
+        query={
+            "confidence": "least confidence of what is told",
+            "classes": "names, separated by commas; all without",
+            "annotate": "1: the answer is the picture with boxes, as JPEG",
+        },
+    ),
+    ("POST", "/v1/vision/detection"): Facts("pictures", DETECTED, Body(FORM)),
+    ("POST", "/v1/vision/custom/{model}"): Facts("pictures", DETECTED, Body(FORM)),
+    ("POST", "/v1/vision/custom/list"): Facts(
+        "pictures", {**answers(DeepstackModels), **DEEPSTACK_REFUSALS}
+    ),
+    ("GET", "/v1/status/ping"): Facts(
+        "pictures", {**answers(DeepstackAlive), **DEEPSTACK_REFUSALS}
+    ),
 }

@@ -16,6 +16,8 @@ from server.audience import Audience
 from server.auth import Authority
 from server.bulletin import Bulletin
 from server.call_options import CallOptions
+from server.desk import Desk
+from server.detect_api import DetectApi
 from server.detector.load import load_detector
 from server.detector.trial import try_apart
 from server.detector_watch import DetectorWatch
@@ -31,6 +33,7 @@ from server.model_change import ModelChanger, model_folders
 from server.model_registry import chosen_model
 from server.openapi import openapi_routes
 from server.pages import Pages, embed_policy
+from server.picture_socket import Sockets
 from server.registry import Registry
 from server.rtc.encoders.probe import choose_h264
 from server.rtc.fanout_sender import PictureSource
@@ -120,7 +123,7 @@ def make_app(
     app = web.Application(
         client_max_size=settings.server.max_body_kib * 1024, middlewares=[refuse_honestly]
     )
-    authority = Authority(settings.auth, settings.server.host)
+    authority = Authority(settings.auth, *(host for host, _ in settings.server.addresses()))
     inference = InferenceWorker(detector, settings.scheduling)
     frames = FrameTelemetry()
     loop_lag = LoopLagSampler()
@@ -204,10 +207,12 @@ def make_app(
         )
 
     audience = Audience(settings.outlets)
-    holdings = Holdings(lambda held: registry.has(held) or audience.has(held))
+    desk = Desk(settings.images, inference)
+    sockets = Sockets(settings.images, desk, streams, make_analyst)
+    holdings = Holdings(lambda held: any(part.has(held) for part in (registry, audience, sockets)))
     gate = Gate(settings, authority, Limits(settings.limits, measure), holdings)
     gate.install(app)
-    status = Status(registry, inference, frames, loop_lag, bulletin, audience)
+    status = Status(registry, inference, frames, loop_lag, bulletin, audience, desk)
     loader = ThreadPoolExecutor(1, thread_name_prefix="load")
     changer = ModelChanger(
         settings.detector, load, inference, loader, model_folders(settings.detector)
@@ -238,6 +243,8 @@ def make_app(
             *streams_api.routes(),
             *event_api.routes(),
             *pages.routes(),
+            *sockets.routes(),
+            *DetectApi(settings, desk).routes(),
             *openapi_routes(),
         ]
     )
@@ -257,6 +264,7 @@ def make_app(
         # Reverse order: calls, then what they use.
         await registry.close(settings.server.shutdown_timeout_s)
         bulletin.close()
+        desk.close()
         holdings.close()
         for task in tasks:
             task.cancel()
@@ -267,5 +275,10 @@ def make_app(
         loader.shutdown(wait=False, cancel_futures=True)
         encoders.shutdown(wait=False, cancel_futures=True)
 
+    async def close_sockets(_: web.Application) -> None:
+        # Before the runner waits for handlers: a socket's handler lives as long as the socket.
+        await sockets.close()
+
+    app.on_shutdown.append(close_sockets)
     app.cleanup_ctx.append(parts)
     return app

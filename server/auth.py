@@ -320,8 +320,8 @@ class Tickets:
 class Authority:
     """Everything above, made from the settings. On the loop."""
 
-    def __init__(self, settings: AuthSettings, host: str) -> None:
-        self.required = is_required(settings, host)
+    def __init__(self, settings: AuthSettings, *hosts: str) -> None:
+        self.required = is_required(settings, *hosts)
         self._tickets = Tickets()
         self._keys = KeyRing(api_key_rows(settings))
         self._tokens = token_maker(settings) if self.required else None
@@ -361,16 +361,20 @@ class Authority:
         return principal
 
 
-def is_required(settings: AuthSettings, host: str) -> bool:
+def is_required(settings: AuthSettings, *hosts: str) -> bool:
     """Whether a key or token is needed; `auto` asks for one unless we listen on loopback only."""
     if settings.auth != "auto":
         return settings.auth == "on"
+    return not all(_is_loopback(host) for host in hosts)
+
+
+def _is_loopback(host: str) -> bool:
     if host == "localhost":
-        return False
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
         return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def token_maker(settings: AuthSettings) -> Tokens:

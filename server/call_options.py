@@ -39,6 +39,19 @@ class CallOptions:
         return {"mode": self.mode, "confidence": self.confidence, "classes": classes}
 
 
+def query_options(query: Mapping[str, str], confidence: float) -> CallOptions:
+    """What `?confidence=0.5&classes=person,car` says; `confidence` where it says nothing."""
+    changes: dict[str, object] = {}
+    if "confidence" in query:
+        try:
+            changes["confidence"] = float(query["confidence"])
+        except ValueError:
+            raise UnprocessableError("confidence: not a number within 0 to 1") from None
+    if "classes" in query:
+        changes["classes"] = [name.strip() for name in query["classes"].split(",")]
+    return replace(CallOptions(), confidence=confidence).updated(changes)
+
+
 def _mode(value: object) -> str:
     if value not in MODES:
         raise UnprocessableError(f"options.mode: {value!r:.40} is not one of {', '.join(MODES)}")

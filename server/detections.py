@@ -88,8 +88,9 @@ class Detections:
 
     def to_rows(self) -> list[list[float | int | None]]:
         """Rows `[x1, y1, x2, y2, class_id, confidence, track_id]` for JSON."""
-        xyxy = np.round(self.xyxy, 1).tolist()
-        confidence = np.round(self.confidence, 3).tolist()
+        # In double precision, so that 1.4 is written as 1.4 and not as 1.399999976158142.
+        xyxy = np.round(self.xyxy.astype(np.float64), 1).tolist()
+        confidence = np.round(self.confidence.astype(np.float64), 3).tolist()
         class_ids: Sequence[int] = self.class_id.tolist()
         track_ids = [None] * len(self) if self.track_id is None else self.track_id.tolist()
         return [

@@ -92,7 +92,7 @@ def _parity(settings: Settings, engines: Sequence[EngineReport]) -> str:
 
 
 def _access(settings: Settings) -> str:
-    if not is_required(settings.auth, settings.server.host):
+    if not is_required(settings.auth, *(host for host, _ in settings.server.addresses())):
         return "open: whoever reaches the port may do everything"
     if is_on(settings.tls):
         return "a key or token is needed (python -m server token --help)"
@@ -102,13 +102,23 @@ def _access(settings: Settings) -> str:
 def _urls(settings: Settings, port: int | None) -> list[str]:
     scheme = "https" if is_on(settings.tls) else "http"
     host, shown_port = settings.server.host, settings.server.port if port is None else port
-    if host in ("0.0.0.0", "::"):
-        return [
-            f"{scheme}://{_bracketed(address)}:{shown_port}/"
-            for address in ("127.0.0.1", *media_addresses())
-            if not ipaddress.ip_address(address.partition("%")[0]).is_link_local
-        ]
-    return [f"{scheme}://{_bracketed(host)}:{shown_port}/"]
+    listened = ((host, shown_port), *settings.server.addresses()[1:])
+    return [
+        f"{scheme}://{_bracketed(address)}:{port}/"
+        for host, port in listened
+        for address in _reached_by(host)
+    ]
+
+
+def _reached_by(host: str) -> list[str]:
+    """The addresses that a host of ours stands for."""
+    if host not in ("0.0.0.0", "::"):
+        return [host]
+    return [
+        address
+        for address in ("127.0.0.1", *media_addresses())
+        if not ipaddress.ip_address(address.partition("%")[0]).is_link_local
+    ]
 
 
 def _bracketed(address: str) -> str:
@@ -116,13 +126,14 @@ def _bracketed(address: str) -> str:
 
 
 def _port_problem(settings: Settings) -> str:
-    family = socket.AF_INET6 if ":" in settings.server.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.server.host, settings.server.port))
-        except OSError as error:
-            return f"port: {settings.server.host}:{settings.server.port}: {error.strerror}"
+    for host, port in settings.server.addresses():
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                return f"port: {host}:{port}: {error.strerror}"
     return ""
 
 

@@ -76,7 +76,8 @@ class FeedStatistics:
 
 class Feed:
     """See the module. `on_detected` hears, on the inference thread, of boxes whose own picture has
-    left without waiting for them (modes `smooth` and `data`)."""
+    left without waiting for them (modes `smooth` and `data`). A `patient` one sends its next
+    picture only after the answer to the last, so that none is given up for its successor."""
 
     def __init__(
         self,
@@ -87,6 +88,8 @@ class Feed:
         deliver: Callable[[Shot], None],
         on_detected: Callable[[Frame, Detections], None] | None = None,
         analyst: Analyst | None = None,
+        *,
+        patient: bool = False,
     ) -> None:
         self.options = options
         """Replaced as a whole, at any time, on any thread."""
@@ -96,6 +99,7 @@ class Feed:
         self._deliver = deliver
         self._on_detected = on_detected
         self._analyst = analyst
+        self._patient = patient
         # Written on the decoder thread.
         self._frames = 0
         self._rate = RateMeter()
@@ -124,7 +128,7 @@ class Feed:
         self._frames += 1
         self._rate.add(stamps.decoded_at_ns)
         self._size_wh = frame.size_wh
-        submission = self._inference.submit(self._key, frame, perishable=True)
+        submission = self._inference.submit(self._key, frame, perishable=not self._patient)
         if self.options.mode == "smooth":
             self._show(frame, *self._newest_boxes(stamps))
         elif submission is Submission.REFUSED:

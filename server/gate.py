@@ -39,6 +39,7 @@ CORS_METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
 CORS_HEADERS = "Authorization, Content-Type, If-Match"
 # How long what is left of a refused body is read, so that the answer gets through.
 LINGERING_S = 2.0
+BODY_PART_BYTES = 1 << 16
 HSTS = "max-age=31536000"
 
 
@@ -49,6 +50,9 @@ class Rule:
     `scope` None takes any principal. `of` says on what: `path` is the stream named in the path,
     `any` at least one stream, `all` the server as a whole. `held`: the session of the path must
     be the caller's own. `opens`: it starts something, so rates and load are looked at first.
+    `ticket`: a one-use ticket in the URL will do. `late`: who sends no credentials with the headers
+    is let in as nobody, and the handler calls `Gate.sign_in` with what comes in the body or the
+    first message. `streams_body`: the handler reads the body itself, in bounded parts.
     """
 
     scope: str | None = None
@@ -58,6 +62,8 @@ class Rule:
     opens: bool = False
     calls: bool = False
     ticket: bool = False
+    late: bool = False
+    streams_body: bool = False
 
 
 PUBLIC = Rule(public=True)
@@ -105,6 +111,12 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("POST", "/api/tokens"): Rule("control", opens=True),
     ("DELETE", "/api/tokens/{token}"): SERVER_CONTROL,
     ("POST", "/api/tickets"): Rule(opens=True),
+    ("GET", "/ws/stream"): Rule("publish", opens=True, calls=True, ticket=True, late=True),
+    ("POST", "/api/detect"): Rule("publish", streams_body=True),
+    ("POST", "/v1/vision/detection"): Rule("publish", late=True, streams_body=True),
+    ("POST", "/v1/vision/custom/list"): Rule(late=True),
+    ("POST", "/v1/vision/custom/{model}"): Rule("publish", late=True, streams_body=True),
+    ("GET", "/v1/status/ping"): PUBLIC,
 }
 
 
@@ -154,7 +166,8 @@ class Gate:
             raise
         request[PRINCIPAL] = principal
         if not rule.calls:
-            await self._read_body(request)
+            if not rule.streams_body:
+                await self._read_body(request)
             return await handler(request)
         self.limits.check_address(self._calls_of(caller))
         self.limits.admit()
@@ -211,8 +224,7 @@ class Gate:
         return self._rules.get((method, path), SERVER_CONTROL)
 
     def _check_source(self, request: web.Request, caller: Caller) -> None:
-        upgrade = "websocket" in request.headers.get(hdrs.UPGRADE, "").lower()
-        if upgrade or request.method not in SAFE_METHODS:
+        if _upgrades(request) or request.method not in SAFE_METHODS:
             self._callers.check_origin(request.headers, request.host, caller)
         if not self.authority.required:
             self._callers.check_host(request.host)
@@ -224,6 +236,38 @@ class Gate:
             if not caller.is_local and not rule.public:
                 await self.limits.failure(caller.group)
             raise
+        if principal is NOBODY and rule.late:
+            return principal
+        return await self._let_in(request, caller, rule, principal)
+
+    def needs_sign_in(self, request: web.Request) -> bool:
+        """Whether `sign_in` is still to come."""
+        return self.authority.required and request[PRINCIPAL] is NOBODY
+
+    async def sign_in(self, request: web.Request, authorization: str | None) -> Principal:
+        """Who has come in by a `late` rule, by an Authorization header's text that came later;
+        whoever signed in with the headers stays who he is."""
+        caller, rule = request[CALLER], self._rule(request)
+        assert rule is not None
+        assert rule.late, "only where the rule says so"
+        if not self.needs_sign_in(request):
+            return request[PRINCIPAL]
+        try:
+            try:
+                principal = self.authority.identify(authorization)
+            except UnauthorizedError:
+                if not caller.is_local:
+                    await self.limits.failure(caller.group)
+                raise
+            request[PRINCIPAL] = await self._let_in(request, caller, rule, principal)
+        except (UnauthorizedError, ForbiddenError) as error:
+            self._refused[str(error.status)] += 1
+            raise
+        return principal
+
+    async def _let_in(
+        self, request: web.Request, caller: Caller, rule: Rule, principal: Principal
+    ) -> Principal:
         if principal not in (ANYONE, NOBODY):
             await self.limits.request(principal.identity)
         self._check_rule(request, rule, principal)
@@ -243,6 +287,8 @@ class Gate:
             raise UnauthorizedError("a key or token in the URL is not taken; send it as Bearer")
         if rule.ticket and authorization is None and "ticket" in request.query:
             return authority.take_ticket(request.query["ticket"])
+        if rule.late and authorization is None and (_upgrades(request) or request.can_read_body):
+            return NOBODY
         if not rule.public:
             return authority.identify(authorization)
         try:
@@ -326,6 +372,11 @@ def make_runner(app: web.Application, settings: Settings) -> web.AppRunner:
     )
 
 
+def _upgrades(request: web.Request) -> bool:
+    """Whether a WebSocket is asked for."""
+    return "websocket" in request.headers.get(hdrs.UPGRADE, "").lower()
+
+
 GATE = web.AppKey("gate", Gate)
 CALLER = web.RequestKey("caller", Caller)
 PRINCIPAL = web.RequestKey("principal", Principal)
@@ -361,6 +412,27 @@ def authorize(request: web.Request, scope: str, stream: str) -> None:
         raise NotFoundError("stream: no such name")
     if not principal_of(request).allows(scope, stream):
         raise ForbiddenError(f"scope: {scope} of this stream is not given")
+
+
+async def read_body(request: web.Request, at_most: int, deadline_s: float) -> bytes:
+    """The body of a request whose rule is `streams_body`, within a bound and a deadline."""
+    too_large = TooLargeError(f"max_image_mib: the body is over {at_most / 2**20:g} MiB")
+    if (request.content_length or 0) > at_most:
+        raise too_large
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(deadline_s):
+            async for part in request.content.iter_chunked(BODY_PART_BYTES):
+                size += len(part)
+                if size > at_most:
+                    raise too_large
+                parts.append(part)
+    except TimeoutError:
+        request.app[GATE].limits.refused("body_timeout_s")
+        raise TimedOutError(
+            f"body_timeout_s: the body did not come within {deadline_s:g} s"
+        ) from None
+    return b"".join(parts)
 
 
 def hold(

@@ -17,7 +17,7 @@ from server.clock import NS_PER_MS, NS_PER_S, now_ns, ns_to_ms
 from server.detections import Detected, Detections, EngineReport
 from server.frame import Frame, Stamps, Submission
 from server.mailbox import NEVER_NS, Left, Mailbox, MailboxStatistics
-from server.pixels import Picture, YuvPicture
+from server.pixels import Picture, picture_of
 from server.settings import SchedulingSettings
 
 logger = logging.getLogger(__name__)
@@ -288,7 +288,7 @@ class InferenceWorker:
         taken_at_ns = turn.busy_since_ns = now_ns()
         answers, failure = None, None
         try:
-            answers = detector.detect([YuvPicture(frame.video_frame) for _, frame in batch])
+            answers = detector.detect([picture_of(frame.video_frame) for _, frame in batch])
         except Exception as error:
             # Broad on purpose: whatever a detector raises ends one frame, not the thread.
             failure = error

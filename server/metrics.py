@@ -29,6 +29,7 @@ class SnapshotCollector(Collector):
         yield from _calls(now)
         yield from _streams(now)
         yield from _inference(now)
+        yield from _pictures(now)
         yield from _bulletin(now)
         yield from _audience(now)
         yield _histogram(
@@ -157,6 +158,36 @@ def _audience(now: ServerStatistics) -> Iterable[Metric]:
     for reason, count in sorted(audience.ended.items()):
         ended.add_metric([reason], count)
     yield ended
+
+
+def _pictures(now: ServerStatistics) -> Iterable[Metric]:
+    """Picture files that wanted one answer each, by the door they came through."""
+    requests = CounterMetricFamily(
+        "sightline_picture_requests", "POSTs and opened WebSockets", labels=["door"]
+    )
+    answered = CounterMetricFamily(
+        "sightline_pictures_answered", "Picture files that got detections", labels=["door"]
+    )
+    refused = CounterMetricFamily(
+        "sightline_pictures_refused", "Pictures and requests refused", labels=["door", "reason"]
+    )
+    for door, counts in now.desk.doors.items():
+        requests.add_metric([door], counts.requests)
+        answered.add_metric([door], counts.pictures)
+        for reason, count in sorted(counts.refused.items()):
+            refused.add_metric([door, reason], count)
+    yield from (requests, answered, refused)
+    yield _gauge("sightline_pictures_waiting", "Sent and not answered yet", now.desk.waiting)
+    yield _histogram(
+        "sightline_picture_decode_seconds",
+        "Time to decode a picture file",
+        [({}, now.desk.decode_ms)],
+    )
+    yield _histogram(
+        "sightline_picture_answer_seconds",
+        "From a whole picture file in to its answer ready",
+        [({}, now.desk.answer_ms)],
+    )
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -25,12 +25,17 @@ Planes = tuple[UInt8Array, UInt8Array, UInt8Array]
 
 # Planar 8-bit formats whose chroma planes may be of any size: each plane is scaled alone.
 PLANAR_FORMATS = frozenset(("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p"))
+# Of a JPEG before its size is known; a colour profile of 16 MiB has 256.
+SEGMENTS_AT_MOST = 1000
 FULL_RANGE_FORMATS = frozenset(("yuvj420p", "yuvj422p", "yuvj444p"))
 
 # Full-range (JPEG) values as the limited-range values that OpenCV's conversion expects.
 _VALUES = np.arange(256)
 LIMITED_LUMA = np.round(16 + _VALUES * 219 / 255).astype(np.uint8)
 LIMITED_CHROMA = np.round(128 + (_VALUES - 128) * 224 / 255).astype(np.uint8)
+# And back, for JPEG.
+FULL_LUMA = np.clip(np.round((_VALUES - 16) * 255 / 219), 0, 255).astype(np.uint8)
+FULL_CHROMA = np.clip(np.round(128 + (_VALUES - 128) * 255 / 224), 0, 255).astype(np.uint8)
 
 
 class Picture(Protocol):
@@ -194,6 +199,16 @@ class BgrPicture:
         return letterbox
 
 
+def picture_of(video_frame: av.VideoFrame) -> Picture:
+    """The frame as a model's picture, without changing its colours first."""
+    if video_frame.format.name != "bgr24":
+        return YuvPicture(video_frame)
+    [plane] = video_frame.planes
+    width, height = video_frame.width, video_frame.height
+    rows = _bytes_of(plane).reshape(height, plane.line_size)[:, : 3 * width]
+    return BgrPicture(rows.reshape(height, width, 3))
+
+
 def write_values(small: UInt8Array, spec: InputSpec, out: AnyArray, scratch: Scratch) -> None:
     """Pixels (H, W, 3), already in the model's colour order, as the model's values."""
     if out.shape != spec.shape:
@@ -284,7 +299,9 @@ def image_size(data: bytes) -> tuple[int, int] | None:
     if data[:2] != b"\xff\xd8":
         return None
     at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
+    for _ in range(SEGMENTS_AT_MOST):
+        if at + 9 > len(data) or data[at] != 0xFF:
+            break
         marker = data[at + 1]
         # Start-of-frame markers carry the size; C4, C8 and CC in their range are not frames.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):

@@ -59,6 +59,9 @@ class ServerSettings:
     port: int = key(
         8080, "TCP port for the page and the API; 0 lets the system choose", low=0, high=65535
     )
+    listen: tuple[str, ...] = key(
+        (), "further addresses to listen on, as HOST:PORT; --listen may be given more than once"
+    )
     max_body_kib: int = key(128, "largest accepted offer or settings body", low=1, high=4096)
     shutdown_timeout_s: float = key(
         5.0, "longest orderly stop before what is left is cut off", low=0.1, high=60
@@ -70,6 +73,10 @@ class ServerSettings:
         low=0.05,
         high=5,
     )
+
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """Host and port of everything listened on, the page's own first."""
+        return ((self.host, self.port), *(_address(text) for text in self.listen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,36 @@ class StreamSettings:
     replace_source: bool = key(
         False, "a second source of a stream ends the first instead of getting 409"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSettings:
+    """Pictures that come as files and want one answer each (docs/detect.md)."""
+
+    max_image_mib: int = key(
+        16, "largest message of a WebSocket and body of a detection request", low=1, high=256
+    )
+    max_image_megapixels: float = key(
+        50.0, "largest picture, by its header before it is decoded", low=0.01, high=500
+    )
+    image_memory_megapixels: float = key(
+        100.0, "decoded pictures that wait for their answer, all together; more wait undecoded",
+        low=0.01, high=10_000,
+    )  # fmt: skip
+    decode_threads: int = key(2, "threads that decode picture files", low=1, high=64)
+    answer_timeout_s: float = key(
+        5.0, "a picture without an answer by then gets an error", low=0.1, high=60
+    )
+    max_sockets: int = key(
+        64, "WebSockets that send pictures at the same time; one more gets 503", low=1, high=10_000
+    )
+    socket_idle_s: float = key(
+        60.0, "a WebSocket that sends no whole picture for so long is closed", low=0.1, high=3600
+    )
+    max_detect_requests: int = key(
+        32, "detection requests served or waiting at the same time; one more gets 503",
+        low=1, high=1000,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +380,7 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     session: SessionSettings = field(default_factory=SessionSettings)
     streams: StreamSettings = field(default_factory=StreamSettings)
+    images: ImageSettings = field(default_factory=ImageSettings)
     rtc: RtcSettings = field(default_factory=RtcSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
@@ -357,6 +395,7 @@ GROUPS: tuple[tuple[str, type[Any]], ...] = (
     ("server", ServerSettings),
     ("session", SessionSettings),
     ("streams", StreamSettings),
+    ("images", ImageSettings),
     ("rtc", RtcSettings),
     ("detector", DetectorSettings),
     ("scheduling", SchedulingSettings),
@@ -424,6 +463,15 @@ def _keys() -> tuple[Key, ...]:
     return tuple(rows)
 
 
+def _address(text: str) -> tuple[str, int]:
+    """`HOST:PORT` or `[IPV6]:PORT`."""
+    host, _, port_text = text.rpartition(":")
+    port = int(port_text) if port_text.isdecimal() and len(port_text) <= 5 else -1
+    if not host or not 0 <= port <= 65535 or (":" in host) != (host[0] == "[" and host[-1] == "]"):
+        raise SettingsError(f"listen: {text!r} is not HOST:PORT, such as 127.0.0.1:8000")
+    return host.strip("[]"), port
+
+
 KEYS = _keys()
 _KEYS_BY_NAME = {row.name: row for row in KEYS}
 
@@ -488,6 +536,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             section.add_argument(
                 row.flag,
                 dest=row.name,
+                action="append" if row.is_list else "store",
                 metavar=row.name.upper().rsplit("_", 1)[-1],
                 help=f"{row.help} ({row.range_text}; default {default!s})".replace("%", "%%"),
             )
@@ -505,6 +554,9 @@ def load_settings(
         if row.variable in environment:
             values[row.name] = parse_value(row, environment[row.variable], row.variable)
         flag_value = getattr(arguments, row.name, None)
+        if isinstance(flag_value, list):
+            # A flag of a list may be given more than once.
+            flag_value = ",".join(flag_value)
         if flag_value is not None:
             values[row.name] = parse_value(row, flag_value, row.flag)
     settings = Settings(**{group: _build(group_type, values) for group, group_type in GROUPS})
@@ -542,6 +594,13 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 def _check_together(settings: Settings) -> None:
     settings.rtc.port_pair()
+    settings.server.addresses()
+    images = settings.images
+    if images.max_image_megapixels > images.image_memory_megapixels:
+        raise SettingsError(
+            f"max_image_megapixels: {images.max_image_megapixels:g} is above "
+            f"image_memory_megapixels: {images.image_memory_megapixels:g}"
+        )
     if settings.rtc.bitrate_min_kbps > settings.rtc.bitrate_max_kbps:
         raise SettingsError(
             f"bitrate_min_kbps: {settings.rtc.bitrate_min_kbps} is above bitrate_max_kbps: "

@@ -12,6 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from server import __version__
+from server.answers import deepstack_refusal
 from server.errors import (
     MalformedError,
     ModelError,
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+# Whoever calls below it expects refusals in DeepStack's shape.
+DEEPSTACK_ROOT = "/v1/"
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob: mediastream:; "
@@ -209,24 +212,24 @@ async def refuse_honestly(request: web.Request, handler: Handler) -> web.StreamR
     try:
         response = await handler(request)
     except ModelError as error:
-        response = _problem(422, "The model cannot be used", str(error))
+        response = _problem(request, 422, "The model cannot be used", str(error))
     except UnavailableError as error:
-        response = _problem(error.status, error.title, str(error))
+        response = _problem(request, error.status, error.title, str(error))
         response.headers["Retry-After"] = str(error.retry_after_s)
     except RequestError as error:
-        response = _problem(error.status, error.title, str(error))
+        response = _problem(request, error.status, error.title, str(error))
         response.headers.update(error.headers)
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        response = _problem(error.status, error.reason, error.reason)
+        response = _problem(request, error.status, error.reason, error.reason)
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
     except ConnectionResetError:
         raise
     except Exception:
         logger.exception("%s %s failed", request.method, request.path)
-        response = _problem(500, "Internal error", "the server failed; its log says more")
+        response = _problem(request, 500, "Internal error", "the server failed; its log says more")
     if not response.prepared:
         for name, value in SECURITY_HEADERS.items():
             response.headers.setdefault(name, value)
@@ -234,7 +237,9 @@ async def refuse_honestly(request: web.Request, handler: Handler) -> web.StreamR
     return response
 
 
-def _problem(status: int, title: str, detail: str) -> web.Response:
+def _problem(request: web.Request, status: int, title: str, detail: str) -> web.Response:
+    if request.path.startswith(DEEPSTACK_ROOT):
+        return web.json_response(deepstack_refusal(status, detail), status=status)
     return web.json_response(
         {"type": "about:blank", "title": title, "status": status, "detail": detail},
         status=status,

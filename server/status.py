@@ -17,6 +17,7 @@ from server import __version__
 from server.audience import Audience, AudienceStatistics
 from server.bulletin import Bulletin, BulletinStatistics
 from server.clock import NS_PER_S, now_ns, unix_ms
+from server.desk import Desk, DeskStatistics
 from server.inference import InferenceStatistics
 from server.registry import RegistryStatistics
 from server.session import SessionStatistics
@@ -60,6 +61,7 @@ class ServerStatistics:
     loop_lag: Summary
     bulletin: BulletinStatistics
     audience: AudienceStatistics
+    desk: DeskStatistics
     process: ProcessStatistics
 
 
@@ -74,6 +76,7 @@ class Status:
         loop_lag: LoopLagSampler,
         bulletin: Bulletin,
         audience: Audience,
+        desk: Desk,
     ) -> None:
         self._registry = registry
         self._inference = inference
@@ -81,6 +84,7 @@ class Status:
         self._loop_lag = loop_lag
         self._bulletin = bulletin
         self._audience = audience
+        self._desk = desk
         self._started_at_ns = now_ns()
 
     def statistics(self) -> ServerStatistics:
@@ -95,6 +99,7 @@ class Status:
             loop_lag=self._loop_lag.recorder.statistics(),
             bulletin=self._bulletin.statistics(),
             audience=self._audience.statistics(),
+            desk=self._desk.statistics(),
             process=self._process(),
         )
 
@@ -189,6 +194,11 @@ def statistics_json(statistics: ServerStatistics) -> dict[str, Any]:
         },
         "streams": plain(statistics.registry.streams),
         "viewers": plain(statistics.registry.viewers),
+        "pictures": {
+            **plain(statistics.desk),
+            "decode_ms": statistics.desk.decode_ms.to_json(),
+            "answer_ms": statistics.desk.answer_ms.to_json(),
+        },
         "sessions": [session_json(session) for session in statistics.registry.sessions],
         "stages_ms": {name: value.to_json() for name, value in statistics.stages.items()},
         "bulletin": plain(statistics.bulletin),
