@@ -4,10 +4,13 @@ Made on any thread, then used and closed by the inference thread alone. Options 
 are decided elsewhere (`providers.py`, `load.py`); errors leave as ModelError in one line.
 """
 
+import contextlib
+import io
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +93,8 @@ def open_session(way: Way, dimensions: Mapping[str, int]) -> Any:
     name, provider_options = way.ort_provider
     if name not in ort.get_available_providers():
         raise ModelError(f"{way.path.name}: {way.provider}: not part of this onnxruntime")
+    if way.provider in ("cuda", "tensorrt"):
+        _load_cuda()
     try:
         session = ort.InferenceSession(str(way.path), options, providers=[(name, provider_options)])
     except ORT_ERRORS as error:
@@ -99,6 +104,16 @@ def open_session(way: Way, dimensions: Mapping[str, int]) -> Any:
     if session.get_providers()[0] != name:
         raise ModelError(f"{way.path.name}: {way.provider}: the provider did not start")
     return session
+
+
+@cache
+def _load_cuda() -> None:
+    """Find CUDA and cuDNN where pip put them: the extra `gpu` brings both as packages, which the
+    system's loader does not know. What it prints of missing ones goes to the log."""
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        ort.preload_dlls(directory="")
+    if text := " ".join(said.getvalue().split()):
+        logger.info("CUDA libraries: %s", text[:500])
 
 
 def read_interface(
