@@ -157,7 +157,7 @@ function address(path) {
  * @param {number} [deadlineMs]
  * @returns {Promise<Response>} with a 2xx status
  */
-async function request(path, init, signal, deadlineMs = DEADLINE_MS) {
+export async function request(path, init, signal, deadlineMs = DEADLINE_MS) {
   const deadline = AbortSignal.timeout(deadlineMs);
   const signals = signal ? [signal, deadline] : [deadline];
   /** @type {Response} */
@@ -206,7 +206,7 @@ async function failureOf(reply) {
  * @param {Response} reply
  * @returns {Promise<Record<string, any>>}
  */
-async function json(reply) {
+export async function json(reply) {
   try {
     return await reply.json();
   } catch (cause) {

@@ -104,7 +104,6 @@ canvas { pointer-events: none; }
   position: absolute; right: 8px; bottom: 8px; display: flex; gap: 6px; opacity: 0; transition: opacity 0.15s;
 }
 :host(:hover) .tools, :host(:focus-within) .tools, .tools:focus-within { opacity: 1; }
-@media (hover: none) { .tools { opacity: 0.85; } }
 button {
   display: grid; place-items: center; width: 34px; height: 34px; padding: 0; border: 0; border-radius: 10px;
   background: #0a1012b8; color: #e9efed; font: inherit; cursor: pointer;

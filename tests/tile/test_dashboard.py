@@ -1,0 +1,166 @@
+"""The dashboard with real streams: all are shown, settings take effect, the order is kept."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.browsers.driver import Browser, Page, open_page
+from tests.page.making import ServerProcess
+from tests.tile.watching_page import camera
+
+pytestmark = pytest.mark.browser
+
+KEY = "dashboard-key-of-the-tests-0123456789"
+NAMES = "[...document.querySelectorAll('.cell')].map((cell) => cell.dataset.name)"
+LIVE = "document.querySelectorAll('sightline-tile[state=live]').length"
+TILES = "[...document.querySelectorAll('sightline-tile')]"
+CONNECTIONS = f"{TILES}.map((tile) => tile.statistics().connections)"
+SUMMARY = "document.querySelector('#summary').textContent"
+TUNE = "document.querySelector('[data-name=yard] .tool[title^=Settings]').click()"
+STREAMS = "fetch('/api/streams').then((r) => r.json()).then((b) => b.streams)"
+MODULES: tuple[tuple[str, object], ...] = (
+    # As big as fits: beside each other in a wide window, one above the other in a tall one.
+    ("import('/web/board_grid.js').then((m) => m.bestFit(2, 1600, 500).columns)", 2),
+    ("import('/web/board_grid.js').then((m) => m.bestFit(2, 500, 900).columns)", 1),
+    ("import('/web/board_grid.js').then((m) => m.bestFit(36, 1600, 900).columns)", 6),
+    # What has a place keeps it; what is new comes after, by name.
+    (
+        "import('/web/board_grid.js')"
+        ".then((m) => m.ordered(['b', 'c', 'a', 'd'], ['d', 'x', 'c']))",
+        ["d", "c", "a", "b"],
+    ),
+)
+
+
+@pytest.fixture
+def server(tmp_path: Path, detector_file: Path) -> ServerProcess:
+    return ServerProcess(
+        tmp_path / "server.log", "--model", str(detector_file), "--provider", "cpu"
+    )
+
+
+async def test_streams_are_shown_tuned_and_put_in_order(
+    browser: Browser, server: ServerProcess, tmp_path: Path
+) -> None:
+    async with server, contextlib.AsyncExitStack() as stack:
+        for name in ("yard", "attic"):
+            folder = tmp_path / name
+            folder.mkdir()
+            await stack.enter_async_context(camera(server.url, folder, name))
+        page = await stack.enter_async_context(open_page(browser, camera="none"))
+        await page.goto(f"{server.url}dashboard")
+        await page.wait_for(f"{LIVE} === 2")
+        assert await page.evaluate(NAMES) == ["attic", "yard"]
+        await page.wait_for(f"{SUMMARY} === '2 live · 2 watching'")
+        await page.wait_for("document.querySelector('.health').textContent.includes('1 watching')")
+
+        # By keyboard, without a stop in the picture, and kept.
+        await page.evaluate("document.querySelector('[data-name=attic] .move').focus()")
+        await page.press("ArrowRight")
+        assert await page.evaluate(NAMES) == ["yard", "attic"]
+        assert "place 2 of 2" in await page.evaluate(
+            "document.querySelector('#spoken').textContent"
+        )
+        assert await page.evaluate(CONNECTIONS) == [1, 1]
+        focused = "document.activeElement.closest('.cell').dataset.name"
+        assert await page.evaluate(focused) == "attic"
+        await page.goto(f"{server.url}dashboard")
+        await page.wait_for(f"{LIVE} === 2")
+        assert await page.evaluate(NAMES) == ["yard", "attic"]
+
+        await page.evaluate(TUNE)
+        await page.wait_for("document.querySelectorAll('#panel-watchers li').length === 1")
+        await page.wait_for("!document.querySelector('#classes-open').disabled")
+        await page.evaluate(
+            "(() => { const s = document.querySelector('#confidence'); s.value = '75';"
+            " s.dispatchEvent(new Event('input', { bubbles: true })); })()"
+        )
+        await page.click("#mode input[value=smooth]")
+        await page.wait_for(
+            f"{STREAMS}.then((all) => all.find((s) => s.name === 'yard').options)"
+            ".then((o) => o.confidence === 0.75 && o.mode === 'smooth')"
+        )
+        others = f"{STREAMS}.then((all) => all.find((s) => s.name === 'attic').options.confidence)"
+        assert await page.evaluate(others) != 0.75
+        await page.press("Escape")
+        assert await page.evaluate("document.querySelector('#panel').hidden")
+
+        # A phone's code, and what is in it.
+        await page.click("#add-open")
+        await page.wait_for("document.querySelector('#add-qr').naturalWidth > 0")
+        page_url = "document.querySelector('#add-urls code').textContent"
+        assert await page.evaluate(page_url) == f"{server.url}?stream=camera-1"
+        await page.press("Escape")
+
+        await page.evaluate(TUNE)
+        for _ in ("asked", "done"):
+            await page.click("#panel-remove")
+        await page.wait_for(f"{NAMES}.length === 1")
+        assert await page.violations() == []
+
+
+async def test_the_dashboard_asks_for_a_key_and_shows_what_it_may(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"publish+view:*:{KEY}\n")
+    keys.chmod(0o600)
+    server = ServerProcess(
+        tmp_path / "server.log",
+        "--auth", "on", "--state-dir", str(tmp_path / "state"), "--api-keys-file", str(keys),
+    )  # fmt: skip
+    async with (
+        server,
+        camera(server.url, tmp_path, "porch", KEY),
+        open_page(chromium, camera="none") as page,
+    ):
+        await page.goto(f"{server.url}dashboard")
+        await page.wait_for("document.querySelector('#access').open")
+        await page.evaluate(f"document.querySelector('#access-key').value = {json.dumps(KEY)}")
+        await page.click("#access .primary")
+        await page.wait_for(f"{LIVE} === 1")
+        assert KEY not in await page.evaluate("document.documentElement.outerHTML")
+        # Changing it for everybody is not for this key, and is said.
+        await page.evaluate("document.querySelector('.tool[title^=Settings]').click()")
+        await page.click("#mode input[value=smooth]")
+        await page.wait_for("document.querySelector('#panel-said').textContent.includes('scope')")
+
+
+async def test_what_comes_from_the_server_is_text_on_the_page(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    event = {
+        "id": "x",
+        "stream": "<b>s</b>",
+        "kind": "enter",
+        "class": "<img src=x onerror=window.hurt=1>",
+        "zone": "<script>window.hurt=1</script>",
+        "started_unix_ms": 1_700_000_000_000,
+    }
+    async with server, open_page(chromium, camera="none") as page:
+        await page.goto(f"{server.url}dashboard")
+        await page.wait_for("!document.querySelector('#nothing').hidden")
+        await page.evaluate(
+            "import('/web/board_events.js').then(({ EventList }) => {"
+            f" new EventList(() => {{}}, () => {{}}).add({json.dumps(event)}, true); }})"
+        )
+        shown = await page.evaluate("document.querySelector('#events-list').textContent")
+        assert "onerror" in shown
+        assert "<b>s</b>" in shown
+        assert not await page.evaluate("window.hurt ?? false")
+        for expression, expected in MODULES:
+            assert await page.evaluate(expression) == expected, expression
+        await _qr_is_for_own_addresses(page)
+
+
+async def _qr_is_for_own_addresses(page: Page) -> None:
+    status = "fetch('/api/qr?text=' + encodeURIComponent({})).then((r) => r.status)"
+    assert await page.evaluate(status.format("location.origin + '/'")) == 200
+    for text in (
+        "'https://elsewhere.example/'",
+        "'javascript:1'",
+        "location.origin + '/' + 'x'.repeat(400)",
+    ):
+        assert await page.evaluate(status.format(text)) == 400, text

@@ -1,0 +1,158 @@
+// What happened, newest first, beside the pictures: live from the server.
+
+import { follow, pictureUrl } from './board_api.js';
+import { element } from './classes.js';
+import { hasKey } from './access.js';
+
+/** @typedef {import('./board_api.js').Happened} Happened */
+
+const KEPT = 60;
+const AGAIN_MS = 3_000;
+const VERBS = {
+  enter: 'came into',
+  leave: 'left',
+  dwell: 'stays in',
+  cross: 'crossed',
+  appear: 'appeared',
+  signal: 'signal',
+};
+
+export class EventList {
+  #root = element('events', HTMLElement);
+  #list = element('events-list', HTMLOListElement);
+  #none = element('events-none', HTMLElement);
+  #state = element('events-state', HTMLElement);
+  #count = element('events-count', HTMLElement);
+  #open = element('events-open', HTMLButtonElement);
+  /** @type {Map<string, {node: HTMLLIElement, pictured: boolean}>} */ #rows = new Map();
+  #unseen = 0;
+  #lastId = '';
+  #abort = new AbortController();
+  #changed;
+  #chosen;
+
+  /**
+   * @param {(open: boolean) => void} changed
+   * @param {(stream: string) => void} chosen the person wants to see that stream
+   */
+  constructor(changed, chosen) {
+    this.#changed = changed;
+    this.#chosen = chosen;
+    this.#open.addEventListener('click', () => this.setOpen(this.#root.hidden));
+    element('events-close', HTMLButtonElement).addEventListener('click', () => {
+      this.setOpen(false);
+      this.#open.focus();
+    });
+  }
+
+  /** @param {boolean} open */
+  setOpen(open) {
+    this.#root.hidden = !open;
+    this.#open.setAttribute('aria-expanded', String(open));
+    if (open) this.#unseen = 0;
+    this.#showCount();
+    this.#changed(open);
+  }
+
+  /** Listen until the page goes. */
+  async run() {
+    const { signal } = this.#abort;
+    while (!signal.aborted) {
+      try {
+        this.#state.textContent = '';
+        await follow('api/events/live', signal, (kind, data, id) => this.#heard(kind, data, id), this.#lastId);
+      } catch {
+        // Not for this key, or the server is away: the streams say so themselves.
+      }
+      if (signal.aborted) return;
+      this.#state.textContent = 'not connected';
+      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+    }
+  }
+
+  close() {
+    this.#abort.abort();
+  }
+
+  /** @param {string} kind @param {any} data @param {string} id */
+  #heard(kind, data, id) {
+    if (id) this.#lastId = id;
+    if (kind === 'event' && typeof data?.id === 'string') this.add(data, true);
+  }
+
+  /** A new event, or one that has ended meanwhile. @param {Happened} event @param {boolean} isNew */
+  add(event, isNew) {
+    const known = this.#rows.get(event.id);
+    const row = known ?? { node: document.createElement('li'), pictured: false };
+    if (!known) {
+      this.#rows.set(event.id, row);
+      if (isNew) this.#list.prepend(row.node);
+      else this.#list.append(row.node);
+      if (isNew && this.#root.hidden) this.#unseen += 1;
+    }
+    this.#write(row, event);
+    for (const [id, oldest] of this.#rows) {
+      if (this.#rows.size <= KEPT) break;
+      oldest.node.remove();
+      this.#rows.delete(id);
+    }
+    this.#none.hidden = this.#rows.size > 0;
+    this.#showCount();
+  }
+
+  /** @param {{node: HTMLLIElement, pictured: boolean}} row @param {Happened} event */
+  #write(row, event) {
+    const { node } = row;
+    const picture = node.querySelector('img') ?? document.createElement('img');
+    picture.alt = '';
+    picture.width = 72;
+    picture.height = 48;
+    const text = document.createElement('div');
+    const what = document.createElement('b');
+    const verb = VERBS[/** @type {keyof typeof VERBS} */ (event.kind)] ?? event.kind;
+    const zone = event.zone_name ?? event.zone;
+    what.textContent = [event.class ?? '', verb, event.kind === 'appear' ? '' : (zone ?? '')].filter(Boolean).join(' ');
+    const where = document.createElement('button');
+    where.type = 'button';
+    where.className = 'link';
+    where.textContent = event.stream;
+    where.addEventListener('click', () => this.#chosen(event.stream));
+    const when = document.createElement('time');
+    const began = new Date(event.started_unix_ms);
+    when.dateTime = began.toISOString();
+    const lasted = event.ended_unix_ms ? Math.max(1, Math.round((event.ended_unix_ms - event.started_unix_ms) / 1_000)) : 0;
+    when.textContent = began.toLocaleTimeString() + (lasted > 1 ? `, ${lasted} s` : '');
+    const line = document.createElement('p');
+    line.append(where, when);
+    text.append(what, line);
+    node.replaceChildren(picture, text);
+    node.toggleAttribute('data-lasts', !event.ended_unix_ms && event.kind !== 'cross');
+    if (event.snapshot_url && !row.pictured) {
+      row.pictured = true;
+      void this.#picture(picture, event.snapshot_url);
+    }
+  }
+
+  /** @param {HTMLImageElement} image @param {string} path */
+  async #picture(image, path) {
+    const relative = path.replace(/^\//, '');
+    image.addEventListener('error', () => image.classList.add('empty'), { once: true });
+    if (!hasKey()) {
+      image.loading = 'lazy';
+      image.src = relative;
+      return;
+    }
+    try {
+      const url = await pictureUrl(relative, this.#abort.signal);
+      image.addEventListener('load', () => URL.revokeObjectURL(url), { once: true });
+      image.src = url;
+    } catch {
+      image.classList.add('empty'); // gone, or not for this key
+    }
+  }
+
+  #showCount() {
+    this.#count.hidden = this.#unseen === 0;
+    this.#count.textContent = this.#unseen > 99 ? '99+' : String(this.#unseen);
+  }
+}

@@ -1,0 +1,262 @@
+// The settings of one stream: what it is, what is looked for in it, who watches, how to reach it.
+
+import { absolute, deleteStream, patchStream } from './board_api.js';
+import { ClassFilter, element } from './classes.js';
+import { Failure } from './failures.js';
+
+/** @typedef {import('./board_api.js').StreamNow} StreamNow */
+/** @typedef {import('./board_api.js').ViewerNow} ViewerNow */
+/** @typedef {import('./signaling.js').Options} Options */
+/** @typedef {import('./tile.js').SightlineTile} SightlineTile */
+
+/**
+ * @typedef {object} PanelEvents
+ * @property {() => void} closed
+ * @property {() => void} changed the streams are other ones now
+ */
+
+const DEBOUNCE_MS = 150;
+
+export class Panel {
+  #root = element('panel', HTMLElement);
+  #said = element('panel-said', HTMLElement);
+  #confidence = element('confidence', HTMLInputElement);
+  #confidenceValue = element('confidence-value', HTMLOutputElement);
+  #mode = element('mode', HTMLFieldSetElement);
+  #remove = element('panel-remove', HTMLButtonElement);
+  #classes = new ClassFilter((classes) => this.#change({ classes }));
+  #events;
+  #name = '';
+  /** What the person changed and the server has not heard yet. @type {Partial<Options>} */ #pending = {};
+  #timer = 0;
+  #busy = false;
+  /** @type {Element|null} */ #opener = null;
+
+  /** @param {PanelEvents} events */
+  constructor(events) {
+    this.#events = events;
+    element('panel-close', HTMLButtonElement).addEventListener('click', () => this.close());
+    this.#root.addEventListener('keydown', (event) => {
+      if (event.key === 'Escape' && element('classes-panel', HTMLElement).hidden) this.close();
+    });
+    this.#confidence.addEventListener('input', () => {
+      this.#showConfidence(Number(this.#confidence.value) / 100);
+      this.#change({ confidence: Number(this.#confidence.value) / 100 });
+    });
+    this.#mode.addEventListener('change', (event) => {
+      if (event.target instanceof HTMLInputElement) {
+        this.#change({ mode: /** @type {any} */ (event.target.value) });
+      }
+    });
+    this.#remove.addEventListener('click', () => void this.#removeStream());
+  }
+
+  /** The stream it is about; empty while it is closed. */
+  get name() {
+    return this.#name;
+  }
+
+  /** @param {string[]} names of the detector's classes */
+  setNames(names) {
+    this.#classes.setNames(names);
+  }
+
+  /** @param {StreamNow} stream */
+  open(stream) {
+    this.#opener = document.activeElement;
+    this.#name = stream.name;
+    this.#pending = {};
+    this.#said.textContent = '';
+    this.#armed(false);
+    element('panel-name', HTMLElement).textContent = stream.name;
+    this.#root.hidden = false;
+    this.#showAddresses(stream);
+    this.show(stream, null, null);
+    element('panel-close', HTMLButtonElement).focus();
+  }
+
+  close() {
+    if (!this.#name) return;
+    this.#name = '';
+    this.#root.hidden = true;
+    if (this.#opener instanceof HTMLElement && this.#opener.isConnected) this.#opener.focus();
+    this.#events.closed();
+  }
+
+  /**
+   * @param {StreamNow} stream
+   * @param {SightlineTile|null} tile
+   * @param {ViewerNow[]|null} viewers null where the key does not show them
+   */
+  show(stream, tile, viewers) {
+    const shown = tile?.statistics();
+    const facts = [
+      ['Source', stream.live ? stream.source || 'away' : `${stream.source || 'camera'}, no signal`],
+      ['Picture', stream.size[0] ? `${stream.size[0]} × ${stream.size[1]}, ${stream.fps} per second` : '–'],
+      ['Age here', shown?.ageMs == null ? '–' : `${shown.ageMs} ms${shown.rung === 'low' ? ', half size' : ''}`],
+      ['Running for', span(stream.age_s)],
+    ];
+    if (stream.last_error) facts.push(['Last trouble', stream.last_error]);
+    fill(element('panel-facts', HTMLElement), facts.map(([name, value]) => row(name ?? '', value ?? '')));
+    const options = stream.options;
+    element('panel-options', HTMLElement).hidden = !options;
+    if (options && !this.#busy && !Object.keys(this.#pending).length) this.#showOptions(options);
+    const list = element('panel-watchers', HTMLElement);
+    if (viewers === null) fill(list, [item(`${stream.viewers} watching`)]);
+    else if (!viewers.length) fill(list, [item('Nobody')]);
+    else fill(list, viewers.slice(0, 20).map(watcher));
+  }
+
+  /** @param {Partial<Options>} options */
+  #showOptions(options) {
+    const confidence = options.confidence ?? 0.35;
+    if (document.activeElement !== this.#confidence) {
+      this.#confidence.value = String(Math.round(confidence * 100));
+      this.#showConfidence(confidence);
+    }
+    for (const radio of this.#mode.querySelectorAll('input')) radio.checked = radio.value === options.mode;
+    this.#classes.setChosen(options.classes ?? null);
+  }
+
+  /** @param {number} confidence */
+  #showConfidence(confidence) {
+    this.#confidence.style.setProperty('--share', String((confidence * 100 - 5) / 90));
+    this.#confidenceValue.textContent = `${Math.round(confidence * 100)} %`;
+  }
+
+  /** @param {Partial<Options>} options */
+  #change(options) {
+    this.#pending = { ...this.#pending, ...options };
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => void this.#send(), DEBOUNCE_MS);
+  }
+
+  async #send() {
+    const [name, options] = [this.#name, this.#pending];
+    if (!name) return;
+    this.#pending = {};
+    this.#busy = true;
+    try {
+      await patchStream(name, options);
+      this.#said.textContent = 'Changed for everybody who watches.';
+    } catch (failure) {
+      this.#said.textContent = words(failure);
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /** The first press asks, the second does it. */
+  async #removeStream() {
+    if (this.#remove.dataset['armed'] !== 'yes') {
+      this.#armed(true);
+      return;
+    }
+    try {
+      await deleteStream(this.#name);
+      this.close();
+      this.#events.changed();
+    } catch (failure) {
+      this.#said.textContent = words(failure);
+      this.#armed(false);
+    }
+  }
+
+  /** @param {boolean} armed */
+  #armed(armed) {
+    this.#remove.dataset['armed'] = armed ? 'yes' : 'no';
+    this.#remove.textContent = armed ? 'Really? It ends for everybody' : 'Remove stream';
+  }
+
+  /** @param {StreamNow} stream */
+  #showAddresses(stream) {
+    const { name } = stream;
+    const tag = `<script type="module" src="${absolute('tile.js')}"></script>\n<sightline-tile stream="${name}"></sightline-tile>`;
+    fill(element('panel-urls', HTMLElement), [
+      address('Watch (WHEP)', absolute(`whep/${name}`)),
+      address('Publish (WHIP)', absolute(`whip/${name}`)),
+      address('In a frame', absolute(`embed/${name}`)),
+      address('In a page', tag),
+    ]);
+  }
+}
+
+/**
+ * One address with a button that copies it.
+ * @param {string} title
+ * @param {string} text
+ */
+export function address(title, text) {
+  const line = document.createElement('div');
+  line.className = 'address';
+  const name = document.createElement('span');
+  name.textContent = title;
+  const code = document.createElement('code');
+  code.textContent = text;
+  const copy = document.createElement('button');
+  copy.type = 'button';
+  copy.className = 'quiet';
+  copy.textContent = 'Copy';
+  copy.setAttribute('aria-label', `Copy: ${title}`);
+  copy.addEventListener('click', async () => {
+    try {
+      await navigator.clipboard.writeText(text);
+      copy.textContent = 'Copied';
+    } catch {
+      // Only on secure pages; marked, so that the keys for it work.
+      getSelection()?.selectAllChildren(code);
+      copy.textContent = 'Marked';
+    }
+    setTimeout(() => (copy.textContent = 'Copy'), 1_500);
+  });
+  line.append(name, code, copy);
+  return line;
+}
+
+/** @param {ViewerNow} viewer */
+function watcher(viewer) {
+  const parts = [viewer.codec, viewer.rung === 'low' ? 'half size' : 'full size', span(viewer.age_s)];
+  const lost = viewer.peer?.['packets_lost'];
+  if (typeof lost === 'number' && lost > 0) parts.push(`${lost} lost`);
+  if (viewer.state !== 'live' && viewer.state !== 'connected') parts.push(viewer.state);
+  return item(parts.filter(Boolean).join(' · '));
+}
+
+/** @param {string} text */
+function item(text) {
+  const node = document.createElement('li');
+  node.textContent = text;
+  return node;
+}
+
+/** @param {string} name @param {string} value */
+function row(name, value) {
+  const node = document.createElement('div');
+  const term = document.createElement('dt');
+  const meaning = document.createElement('dd');
+  term.textContent = name;
+  meaning.textContent = value;
+  node.append(term, meaning);
+  return node;
+}
+
+/** Only what differs is touched. @param {Element} parent @param {Node[]} children */
+function fill(parent, children) {
+  const same =
+    parent.childNodes.length === children.length &&
+    children.every((child, index) => child.isEqualNode(parent.childNodes[index] ?? null));
+  if (!same) parent.replaceChildren(...children);
+}
+
+/** @param {number} seconds */
+export function span(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5_400) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 172_800) return `${Math.round(seconds / 3_600)} h`;
+  return `${Math.round(seconds / 86_400)} days`;
+}
+
+/** @param {unknown} failure */
+export function words(failure) {
+  return failure instanceof Failure ? failure.detail : String(failure);
+}

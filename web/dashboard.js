@@ -1,0 +1,224 @@
+// Composition root of the dashboard: one poll for all streams, the wall, its panels.
+
+import { askForKey, forgetKey, hasKey } from './access.js';
+import { AddDialog } from './board_add.js';
+import { getStats, getStreams } from './board_api.js';
+import { EventList } from './board_events.js';
+import { Grid } from './board_grid.js';
+import { Panel } from './board_panel.js';
+import { element } from './classes.js';
+import { Failure } from './failures.js';
+import { getConfig } from './signaling.js';
+
+/** @typedef {import('./board_api.js').StreamNow} StreamNow */
+/** @typedef {import('./board_api.js').ViewerNow} ViewerNow */
+/** @typedef {import('./board_grid.js').Layout} Layout */
+
+const STORE = 'sightline.dashboard';
+const POLL_MS = 2_000;
+
+/** @typedef {Layout & {events: boolean}} Kept */
+
+/** @returns {Kept} what an earlier visit left, each part only if it is sound */
+function kept() {
+  const found = { order: /** @type {string[]} */ ([]), columns: 0, events: false };
+  try {
+    const raw = JSON.parse(localStorage.getItem(STORE) ?? '{}') ?? {};
+    if (Array.isArray(raw.order)) {
+      found.order = raw.order.filter((/** @type {unknown} */ name) => typeof name === 'string').slice(0, 500);
+    }
+    if (Number.isInteger(raw.columns) && raw.columns >= 0 && raw.columns <= 6) found.columns = raw.columns;
+    found.events = raw.events === true;
+  } catch {
+    // Storage is forbidden, or holds something else.
+  }
+  return found;
+}
+
+/** @param {Partial<Kept>} part */
+function keep(part) {
+  layout = { ...layout, ...part };
+  try {
+    localStorage.setItem(STORE, JSON.stringify(layout));
+  } catch {
+    // Then the order holds as long as the page.
+  }
+}
+
+let layout = kept();
+/** @type {StreamNow[]} */
+let streams = [];
+/** @type {ViewerNow[]|null} */
+let viewers = null;
+/** Statistics of the whole server are not for every key. */
+let seesStats = true;
+let timer = 0;
+let asking = false;
+const ended = new AbortController();
+
+const summary = element('summary', HTMLElement);
+const nothing = element('nothing', HTMLElement);
+const columns = element('columns', HTMLSelectElement);
+const spoken = element('spoken', HTMLElement);
+
+const grid = new Grid(element('grid', HTMLElement), layout, {
+  tune: openPanel,
+  arranged: (arranged) => keep(arranged),
+  say: (said) => {
+    spoken.textContent = said;
+  },
+});
+const panel = new Panel({ closed: () => {}, changed: () => void poll() });
+const add = new AddDialog(
+  () => grid.names,
+  () => void poll(),
+);
+const events = new EventList(
+  (open) => {
+    keep({ events: open });
+    if (open && innerWidth < 900) panel.close();
+  },
+  (stream) => {
+    if (grid.solo !== stream && grid.names.includes(stream)) grid.setSolo(stream);
+  },
+);
+
+/** @param {string} name */
+function openPanel(name) {
+  if (panel.name === name) {
+    panel.close();
+    return;
+  }
+  const stream = streams.find((each) => each.name === name);
+  if (!stream) return;
+  panel.open(stream);
+  void poll();
+}
+
+/** One question for everything on the page. */
+async function poll() {
+  clearTimeout(timer);
+  if (asking) return;
+  asking = true;
+  try {
+    streams = await getStreams(ended.signal);
+    await lookCloser();
+    show();
+    nothing.dataset['why'] = '';
+  } catch (failure) {
+    if (ended.signal.aborted) return;
+    if (!(failure instanceof Failure)) throw failure;
+    if (failure.kind === 'locked') {
+      await unlock(failure);
+      return;
+    }
+    summary.textContent = failure.title;
+    document.body.dataset['call'] = 'waiting';
+  } finally {
+    asking = false;
+  }
+  // Nobody looks: nothing is asked.
+  if (document.visibilityState === 'visible') timer = setTimeout(() => void poll(), POLL_MS);
+}
+
+/** Who watches the stream whose panel is open. */
+async function lookCloser() {
+  if (!panel.name || !seesStats) return;
+  try {
+    const stats = await getStats(ended.signal);
+    viewers = (stats['viewers'] ?? []).filter((/** @type {ViewerNow} */ { stream }) => stream === panel.name);
+  } catch (failure) {
+    if (!(failure instanceof Failure)) throw failure;
+    if (failure.kind === 'locked') seesStats = false;
+    viewers = null;
+  }
+}
+
+function show() {
+  grid.show(streams);
+  const live = streams.filter((stream) => stream.live).length;
+  const watching = streams.reduce((sum, stream) => sum + stream.viewers, 0);
+  const all = live === streams.length ? `${live}` : `${live} of ${streams.length}`;
+  const words = streams.length ? `${all} live · ${watching} watching` : 'No streams';
+  if (summary.textContent !== words) summary.textContent = words;
+  document.body.dataset['call'] = live ? 'live' : 'idle';
+  nothing.hidden = streams.length > 0;
+  element('grid', HTMLElement).hidden = streams.length === 0;
+  const stream = streams.find(({ name }) => name === panel.name);
+  if (stream) panel.show(stream, grid.tileOf(stream.name), viewers);
+  else panel.close();
+}
+
+/** @param {Failure} failure */
+async function unlock(failure) {
+  summary.textContent = failure.title;
+  document.body.dataset['call'] = 'failed';
+  const why = hasKey() ? `Another one is needed: ${failure.detail}` : 'One that may view the streams.';
+  forgetKey();
+  if (!(await askForKey(why))) {
+    nothing.hidden = false;
+    element('nothing-title', HTMLElement).textContent = failure.title;
+    element('nothing-detail', HTMLElement).textContent = failure.detail;
+    const again = element('nothing-add', HTMLButtonElement);
+    again.textContent = 'Give a key';
+    again.onclick = () => location.reload();
+    return;
+  }
+  seesStats = true;
+  asking = false;
+  grid.retry();
+  void greet();
+  await poll();
+}
+
+async function greet() {
+  try {
+    panel.setNames((await getConfig()).model?.names ?? []);
+  } catch {
+    // The poll says what is wrong.
+  }
+}
+
+function themeButton() {
+  const root = document.documentElement;
+  const button = element('theme', HTMLButtonElement);
+  const system = matchMedia('(prefers-color-scheme: dark)');
+  const isDark = () => (root.dataset['theme'] ?? (system.matches ? 'dark' : 'light')) === 'dark';
+  const mark = () => button.setAttribute('aria-pressed', String(isDark()));
+  button.addEventListener('click', () => {
+    const theme = isDark() ? 'light' : 'dark';
+    root.dataset['theme'] = theme;
+    try {
+      localStorage.setItem('sightline.theme', theme);
+    } catch {
+      // Then it holds as long as the page.
+    }
+    mark();
+  });
+  system.addEventListener('change', mark);
+  mark();
+}
+
+columns.value = String(layout.columns);
+columns.addEventListener('change', () => grid.setColumns(Number(columns.value)));
+for (const id of ['add-open', 'nothing-add']) {
+  element(id, HTMLButtonElement).addEventListener('click', () => add.open());
+}
+document.addEventListener('keydown', (event) => {
+  if (event.key === 'Escape' && grid.solo && !panel.name && !document.fullscreenElement) grid.setSolo(grid.solo);
+});
+document.addEventListener('visibilitychange', () => {
+  if (document.visibilityState === 'visible') void poll();
+});
+addEventListener('pagehide', () => {
+  ended.abort();
+  events.close();
+});
+// From the back-forward cache nothing runs any more.
+addEventListener('pageshow', (event) => {
+  if (event.persisted) location.reload();
+});
+themeButton();
+events.setOpen(layout.events);
+void greet();
+void poll().then(() => events.run());
