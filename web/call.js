@@ -11,6 +11,7 @@ import { LinkStats } from './stats.js';
 import { TelemetryLog } from './telemetry.js';
 
 /** @typedef {import('./camera.js').Source} Source */
+/** @typedef {import('./peer.js').FrameMessage} FrameMessage */
 /** @typedef {import('./peer.js').Hello} Hello */
 /** @typedef {import('./settings.js').Settings} Settings */
 /** @typedef {import('./signaling.js').Options} Options */
@@ -28,6 +29,7 @@ import { TelemetryLog } from './telemetry.js';
  * @property {(state: CallState) => void} state
  * @property {(source: Source) => void} source a local picture to show
  * @property {(stream: MediaStream) => void} picture the annotated picture
+ * @property {(message: FrameMessage) => void} frame what was found in one frame
  * @property {(hello: Hello) => void} hello what runs on the server
  * @property {(telemetry: Telemetry) => void} telemetry four times a second
  * @property {(text: string) => void} notice one sentence for the status line
@@ -175,7 +177,10 @@ export class Call {
       const peer = new Peer(source, config.ice_servers, {
         picture: (stream) => this.#events.picture(stream),
         hello: (hello) => this.#events.hello(hello),
-        frame: (message) => log.addFrame(message),
+        frame: (message) => {
+          log.addFrame(message);
+          this.#events.frame(message);
+        },
         pong: (sentMs, serverMs) => clock.add(sentMs, performance.now(), serverMs),
       });
       this.#peer = peer;

@@ -36,6 +36,7 @@ async function start() {
       void refreshCameras(); // labels are known from the first permission on
     },
     picture: (stream) => view.showRemote(stream),
+    frame: (message) => view.showBoxes(message),
     hello: (hello) => view.showHello(hello),
     telemetry: (telemetry) => shown(() => view.showTelemetry(telemetry)),
     notice: (words) => view.showNotice(words),

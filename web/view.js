@@ -1,12 +1,14 @@
 // The screen: state and telemetry in, the person's wishes out. With classes.js the only module
 // that touches the page's elements.
 
+import { BoxLayer } from './boxes.js';
 import { ClassFilter, element, hueOf } from './classes.js';
 import { sparkPaths } from './sparkline.js';
 import { STAGES } from './telemetry.js';
 
 /** @typedef {import('./call.js').CallState} CallState */
 /** @typedef {import('./failures.js').Failure} Failure */
+/** @typedef {import('./peer.js').FrameMessage} FrameMessage */
 /** @typedef {import('./peer.js').Hello} Hello */
 /** @typedef {import('./settings.js').Settings} Settings */
 /** @typedef {import('./settings.js').SourceKind} SourceKind */
@@ -52,6 +54,7 @@ export class View {
   /** @type {string[]} */ #names = [];
   /** @type {{p50: number, p95: number}[]} */ #ages = [];
   #countdownTimer = 0;
+  #boxes = new BoxLayer(this.remote, element('boxes', HTMLCanvasElement));
   #classes = new ClassFilter((classes) => this.#events.settings({ classes }));
   #idleTitle = element('message-title', HTMLElement).textContent ?? '';
   #idleDetail = element('message-detail', HTMLElement).textContent ?? '';
@@ -75,6 +78,7 @@ export class View {
     check('source', settings.source);
     check('local-view', settings.localView);
     check('mode', settings.mode);
+    this.#boxes.show(settings.mode === 'data');
     element('height', HTMLSelectElement).value = String(settings.height);
     element('confidence', HTMLInputElement).value = String(Math.round(settings.confidence * 100));
     this.#showConfidence();
@@ -131,9 +135,15 @@ export class View {
     if (!running) {
       this.local.srcObject = null;
       this.remote.srcObject = null;
+      this.#boxes.clear();
       this.showTelemetry(null);
     }
     this.#showMessage(state);
+  }
+
+  /** What was found in one frame. @param {FrameMessage} message */
+  showBoxes(message) {
+    this.#boxes.add(message);
   }
 
   /** One sentence in the status line, until the next state. @param {string} text */
@@ -146,6 +156,7 @@ export class View {
     const { model } = hello;
     this.#names = hello.names ?? model?.names ?? this.#names;
     this.#classes.setNames(this.#names);
+    this.#boxes.names = this.#names;
     element('ribbon', HTMLElement).hidden = model !== null;
     const engines = model?.engines ?? [];
     const sizes = engines.map(({ input_wh: [width, height] }) => `${width}×${height}`);

@@ -56,6 +56,26 @@ def box_is_gone(name: str) -> str:
     return f"(() => {{ const share = {box_share(name)}; return share >= 0 && share <= 0.3; }})()"
 
 
+def drawn_by_page(name: str) -> str:
+    """Whether the layer over the picture has that object's colour on the left side of its box."""
+    place, colour = json.dumps(PLACES[name]), json.dumps(COLOURS_RGB[name])
+    return f"""(() => {{
+        const canvas = document.querySelector('#boxes');
+        const video = document.querySelector('#remote');
+        const fit = Math.min(canvas.width / video.videoWidth, canvas.height / video.videoHeight);
+        const [wide, high] = [video.videoWidth * fit, video.videoHeight * fit];
+        const [x1, y1, , y2] = {place};
+        const x = Math.round((canvas.width - wide) / 2 + x1 * wide);
+        const y = Math.round((canvas.height - high) / 2 + (y1 + y2) / 2 * high);
+        const {{ data }} = canvas.getContext('2d').getImageData(x - 6, y, 12, 1);
+        for (let i = 0; i < data.length; i += 4) {{
+            const far = Math.hypot(...{colour}.map((value, c) => value - data[i + c]));
+            if (data[i + 3] > 200 && far < 70) return true;
+        }}
+        return false;
+    }})()"""
+
+
 def call_is(state: str) -> str:
     return f"document.body.dataset.call === '{state}'"
 

@@ -10,6 +10,7 @@ from tests.page.looking import (
     box_is_drawn,
     box_is_gone,
     call_is,
+    drawn_by_page,
     set_slider,
     shape_is,
     start_call,
@@ -85,6 +86,23 @@ async def test_settings_change_the_running_call(
         await page.wait_for(f"{SESSION}.then((session) => session.options.mode === 'smooth')")
         await page.wait_for(box_is_drawn("cat"))
         assert (await page.evaluate(SESSION))["options"]["classes"] == ["cat"]
+        await assert_clean(page)
+
+
+async def test_in_data_the_picture_comes_back_untouched_and_the_page_draws(
+    browser: Browser, server: ServerProcess, camera_clip: Path
+) -> None:
+    async with server, open_page(browser, clip=camera_clip) as page:
+        await start_call(page, server.url)
+        await page.wait_for(box_is_drawn("person"))
+        await page.click("#mode input[value=data]")
+        await page.wait_for(f"{SESSION}.then((s) => s.peer.outgoing[0].frames_forwarded > 5)")
+        await page.wait_for(box_is_gone("person"))
+        await page.wait_for(drawn_by_page("person"))
+        assert await page.evaluate(drawn_by_page("cat"))
+        await page.click("#mode input[value=exact]")
+        await page.wait_for(box_is_drawn("person"))
+        assert await page.evaluate("document.querySelector('#boxes').hidden")
         await assert_clean(page)
 
 
