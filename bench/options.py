@@ -6,7 +6,7 @@ from typing import Any, Final
 
 RESULTS: Final = Path(__file__).parent / "results"
 CODECS: Final = ("H264", "VP8")
-MODES: Final = ("exact", "smooth")
+MODES: Final = ("exact", "smooth", "data")
 
 
 def size(text: str) -> tuple[int, int]:

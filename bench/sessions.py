@@ -13,12 +13,14 @@ from typing import Any, Final
 from bench.command import OK, OVER_BUDGET, publish, record_begun, run_async, show_progress
 from bench.errors import BenchError, PeerError, UsageError
 from bench.glass import GlassSettings, Progress, measure
-from bench.options import MODES, add_output, add_pictures, add_server, add_time, calls
+from bench.options import add_output, add_pictures, add_server, add_time, calls
 from bench.record import plain
 from bench.summary import RunReport, summarise
 
 TRIES: Final = 2
 # Below this a call is not live: in `exact` the detector sets the pace, in `smooth` the camera.
+# Modes in which pictures are drawn and encoded for each call.
+MODES: Final = ("exact", "smooth")
 LEAST_FPS: Final[Mapping[str, float]] = {"exact": 8.0, "smooth": 27.0}
 
 
