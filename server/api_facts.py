@@ -17,11 +17,13 @@ from server.desk import DoorStatistics
 from server.detections import EngineReport
 from server.hub import EncodingStatistics
 from server.mailbox import MailboxStatistics
+from server.mqtt import MqttStatistics
 from server.rtc.relay import RelayStatistics
 from server.session import SessionStatistics
 from server.status import ProcessStatistics
 from server.streams import StreamStatistics
 from server.viewer import ViewerStatistics
+from server.webhooks import WebhookStatistics
 
 JSON, SDP = "application/json", "application/sdp"
 FRAGMENT = "application/trickle-ice-sdpfrag"
@@ -203,6 +205,8 @@ class Stats(TypedDict):
     stages_ms: dict[str, Durations]
     bulletin: BulletinStatistics
     audience: AudienceStatistics
+    mqtt: MqttStatistics
+    webhooks: list[WebhookStatistics]
     loop_lag_ms: Durations
     process: ProcessStatistics
     access: Access

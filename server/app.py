@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from server import __version__
 from server.access_api import access_routes
 from server.analyst import Analyst
 from server.audience import Audience
@@ -31,6 +32,7 @@ from server.limits import CpuMeter, Limits, Load
 from server.metrics import MetricsPage
 from server.model_change import ModelChanger, model_folders
 from server.model_registry import chosen_model
+from server.mqtt import MqttOutlet
 from server.openapi import openapi_routes
 from server.pages import Pages, embed_policy
 from server.picture_socket import Sockets
@@ -50,6 +52,7 @@ from server.streams_api import StreamsApi
 from server.telemetry import FrameTelemetry, LoopLagSampler
 from server.turn import ice_credentials, ice_servers_json
 from server.viewer import Viewer
+from server.webhooks import Webhooks
 from server.zones_api import ZonesApi
 
 logger = logging.getLogger(__name__)
@@ -91,6 +94,9 @@ def rtc_options(settings: RtcSettings, credentials: tuple[str, str]) -> RtcOptio
 # What the page asks a camera for unless told otherwise; other shapes are made when they come.
 CAMERA_SIZES = ((640, 480),)
 
+
+# How long MQTT and webhooks have to tell what waits when the server stops.
+OUTLET_CLOSE_S = 2.0
 
 # Loop lags measured, one in 10 ms, before they decide whether new calls are taken.
 LAGS_AT_LEAST = 300
@@ -212,7 +218,9 @@ def make_app(
     holdings = Holdings(lambda held: any(part.has(held) for part in (registry, audience, sockets)))
     gate = Gate(settings, authority, Limits(settings.limits, measure), holdings)
     gate.install(app)
-    status = Status(registry, inference, frames, loop_lag, bulletin, audience, desk)
+    mqtt = MqttOutlet(settings.mqtt, bulletin, __version__)
+    webhooks = Webhooks(settings.webhooks, bulletin, __version__)
+    status = Status(registry, inference, frames, loop_lag, bulletin, audience, desk, mqtt, webhooks)
     loader = ThreadPoolExecutor(1, thread_name_prefix="load")
     changer = ModelChanger(
         settings.detector, load, inference, loader, model_folders(settings.detector)
@@ -260,9 +268,13 @@ def make_app(
         tasks = [asyncio.create_task(loop_lag.run(), name="loop lag")]
         if settings.detector.replace_after_s:
             tasks.append(asyncio.create_task(watch.run(), name="detector watch"))
+        mqtt.start()
+        webhooks.start()
         yield
         # Reverse order: calls, then what they use.
         await registry.close(settings.server.shutdown_timeout_s)
+        # What the end of the calls gave rise to is still told.
+        await asyncio.gather(mqtt.close(OUTLET_CLOSE_S), webhooks.close(OUTLET_CLOSE_S))
         bulletin.close()
         desk.close()
         holdings.close()

@@ -103,6 +103,7 @@ class Subscription:
         self._due_at_ns: dict[str, int] = {}
         self._ready = asyncio.Event()
         self._closed = False
+        self._finishing = False
         self._taken = 0
         self._dropped = 0
         self._replaced = 0
@@ -115,7 +116,7 @@ class Subscription:
 
     def put(self, notice: Notice) -> None:
         """Leave a notice; never waits."""
-        if self._closed or not self.takes(notice.stream):
+        if self._closed or self._finishing or not self.takes(notice.stream):
             return
         if notice.topic == DETECTIONS:
             self._replaced += notice.stream in self._newest
@@ -137,6 +138,8 @@ class Subscription:
             if self._waiting:
                 self._taken += 1
                 return self._waiting.popleft()
+            if self._finishing:
+                raise Closed
             at_ns = now_ns()
             wait_ns = 0
             for stream, notice in self._newest.items():
@@ -166,6 +169,12 @@ class Subscription:
             return await self.next()
         except Closed:
             raise StopAsyncIteration from None
+
+    def finish(self) -> None:
+        """Take nothing more; the reader gets the events and states that wait, then the end."""
+        self._finishing = True
+        self._newest.clear()
+        self._ready.set()
 
     def close(self) -> None:
         """Nothing more; wakes the reader. Idempotent."""

@@ -32,6 +32,8 @@ class SnapshotCollector(Collector):
         yield from _pictures(now)
         yield from _bulletin(now)
         yield from _audience(now)
+        yield from _mqtt(now)
+        yield from _webhooks(now)
         yield _histogram(
             "sightline_loop_lag_seconds",
             "How late the event loop ran a timer",
@@ -188,6 +190,33 @@ def _pictures(now: ServerStatistics) -> Iterable[Metric]:
         "From a whole picture file in to its answer ready",
         [({}, now.desk.answer_ms)],
     )
+
+
+def _mqtt(now: ServerStatistics) -> Iterable[Metric]:
+    mqtt = now.mqtt
+    if not mqtt.broker:
+        return
+    yield _gauge("sightline_mqtt_connected", "1 while the broker is there", float(mqtt.connected))
+    yield _counter("sightline_mqtt_failures", "Connections lost or not made", mqtt.failures)
+    yield _counter("sightline_mqtt_published", "Messages the broker took", mqtt.published)
+    yield _counter("sightline_mqtt_dropped", "Messages that fell out of the queue", mqtt.dropped)
+    yield _gauge("sightline_mqtt_waiting", "Messages in the queue", mqtt.waiting)
+
+
+def _webhooks(now: ServerStatistics) -> Iterable[Metric]:
+    if not now.webhooks:
+        return
+    posts = CounterMetricFamily(
+        "sightline_webhook_events", "Events by what became of them", labels=["target", "result"]
+    )
+    waiting = GaugeMetricFamily("sightline_webhook_waiting", "In the queue", labels=["target"])
+    for number, webhook in enumerate(now.webhooks):
+        # Two addresses of one host are told apart by their place in the settings.
+        target = f"{number}:{webhook.target}"
+        for result in ("delivered", "retried", "refused", "failed", "dropped"):
+            posts.add_metric([target, result], getattr(webhook, result))
+        waiting.add_metric([target], webhook.waiting)
+    yield from (posts, waiting)
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -374,6 +374,55 @@ class OutletSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MqttSettings:
+    """States, counts and events to an MQTT broker (docs/events.md)."""
+
+    mqtt_url: str = key("", "broker as mqtt://host:1883 or mqtts://host:8883; empty: none")
+    mqtt_user: str = key("", "user name at the broker")
+    mqtt_password: str = key("", "password at the broker")
+    mqtt_ca: str = key("", "PEM file of the broker's own authority; empty: the system's")
+    mqtt_prefix: str = key("sightline", "what all topics begin with; one of its own each server")
+    mqtt_discovery: str = key(
+        "homeassistant", "where Home Assistant looks for new devices; empty: say nothing there"
+    )
+    mqtt_streams: tuple[str, ...] = key(
+        ("*",), "streams that are told, by name or beginning such as front-*"
+    )
+    mqtt_classes: tuple[str, ...] = key(
+        ("person",), "classes that Home Assistant gets entities of their own for"
+    )
+    mqtt_detections_per_s: float = key(
+        0.0, "most detections a second of each stream; 0: only counts", low=0, high=100
+    )
+    mqtt_counts_per_s: float = key(
+        1.0, "most changes of the counts a second of each stream", low=0.01, high=100
+    )
+    mqtt_snapshot_s: float = key(
+        10.0, "a picture of each stream so often; 0: none", low=0, high=86_400
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """Events to other servers by HTTP (docs/events.md)."""
+
+    webhook_urls: tuple[str, ...] = key((), "where each event is posted")
+    webhook_secret: str = key(
+        "",
+        "what posts are signed with, 16 characters or more or whsec_ and base64; empty: unsigned",
+    )
+    webhook_streams: tuple[str, ...] = key(
+        ("*",), "streams whose events are posted, by name or beginning such as front-*"
+    )
+    webhook_private: bool = key(False, "also post to private, loopback and link-local addresses")
+    webhook_timeout_s: float = key(5.0, "longest wait for an answer", low=0.1, high=60)
+    webhook_attempts: int = key(6, "how often a post is tried", low=1, high=20)
+    webhook_retry_s: float = key(
+        1.0, "wait before the second try; it doubles, up to a minute", low=0.01, high=60
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything, by group."""
 
@@ -389,6 +438,8 @@ class Settings:
     limits: LimitSettings = field(default_factory=LimitSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
     outlets: OutletSettings = field(default_factory=OutletSettings)
+    mqtt: MqttSettings = field(default_factory=MqttSettings)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
 
 GROUPS: tuple[tuple[str, type[Any]], ...] = (
@@ -404,6 +455,8 @@ GROUPS: tuple[tuple[str, type[Any]], ...] = (
     ("limits", LimitSettings),
     ("tls", TlsSettings),
     ("outlets", OutletSettings),
+    ("mqtt", MqttSettings),
+    ("webhooks", WebhookSettings),
 )
 
 

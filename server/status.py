@@ -19,9 +19,11 @@ from server.bulletin import Bulletin, BulletinStatistics
 from server.clock import NS_PER_S, now_ns, unix_ms
 from server.desk import Desk, DeskStatistics
 from server.inference import InferenceStatistics
+from server.mqtt import MqttOutlet, MqttStatistics
 from server.registry import RegistryStatistics
 from server.session import SessionStatistics
 from server.telemetry import FrameTelemetry, LoopLagSampler, Summary
+from server.webhooks import Webhooks, WebhookStatistics
 
 
 class HasInferenceStatistics(Protocol):
@@ -62,6 +64,8 @@ class ServerStatistics:
     bulletin: BulletinStatistics
     audience: AudienceStatistics
     desk: DeskStatistics
+    mqtt: MqttStatistics
+    webhooks: tuple[WebhookStatistics, ...]
     process: ProcessStatistics
 
 
@@ -77,6 +81,8 @@ class Status:
         bulletin: Bulletin,
         audience: Audience,
         desk: Desk,
+        mqtt: MqttOutlet,
+        webhooks: Webhooks,
     ) -> None:
         self._registry = registry
         self._inference = inference
@@ -85,6 +91,8 @@ class Status:
         self._bulletin = bulletin
         self._audience = audience
         self._desk = desk
+        self._mqtt = mqtt
+        self._webhooks = webhooks
         self._started_at_ns = now_ns()
 
     def statistics(self) -> ServerStatistics:
@@ -100,6 +108,8 @@ class Status:
             bulletin=self._bulletin.statistics(),
             audience=self._audience.statistics(),
             desk=self._desk.statistics(),
+            mqtt=self._mqtt.statistics(),
+            webhooks=self._webhooks.statistics(),
             process=self._process(),
         )
 
@@ -203,6 +213,8 @@ def statistics_json(statistics: ServerStatistics) -> dict[str, Any]:
         "stages_ms": {name: value.to_json() for name, value in statistics.stages.items()},
         "bulletin": plain(statistics.bulletin),
         "audience": plain(statistics.audience),
+        "mqtt": plain(statistics.mqtt),
+        "webhooks": plain(statistics.webhooks),
         "loop_lag_ms": statistics.loop_lag.to_json(),
         "process": plain(statistics.process),
     }

@@ -164,7 +164,7 @@ def imported_by(folder: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("server", ["openvino"]),
+        ("server", ["openvino", "mqtt"]),
         ("tools", ["openvino", "evaluate", "train"]),
         ("bench", ["openvino", "dev"]),
         ("tests", ["openvino", "dev", "train"]),

@@ -28,6 +28,8 @@ RUNTIMES = {
     "openvino": "onnxruntime-openvino",
 }
 BROWSERS = {"chromium": "chromium", "firefox-esr": "firefox-esr"}  # command: Debian package
+# What tests talk to, and its Debian package.
+SERVERS = {"mosquitto": "mosquitto"}
 TYPESCRIPT = "typescript@7.0.2"
 NODE_FOLDER = ROOT / ".cache" / "node"
 STAMP_NAME = "sightline.json"
@@ -223,14 +225,19 @@ def set_up(venv: Path, runtime: str, extras: set[str]) -> None:
     (venv / STAMP_NAME).write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
 
 
-def set_up_browsers() -> None:
-    """Chromium and Firefox from Debian where we may. Without them the browser tests say so."""
-    missing = [package for command, package in BROWSERS.items() if shutil.which(command) is None]
+def set_up_programs() -> None:
+    """What tests use from Debian, where we may. Without it those tests say so."""
+    programs = BROWSERS | SERVERS
+    # Debian keeps servers where only the administrator's PATH leads.
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
+    missing = [
+        package for command, package in programs.items() if not shutil.which(command, path=path)
+    ]
     if not missing:
         return
     may_install = hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get")
     if not may_install:
-        say(f"Browser tests want {', '.join(missing)}; installing them takes root and apt-get")
+        say(f"Some tests want {', '.join(missing)}; installing them takes root and apt-get")
         return
     say(f"Installing {', '.join(missing)} with apt-get. Once.")
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -240,7 +247,7 @@ def set_up_browsers() -> None:
             command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
         if done.returncode != 0:
-            say(f"{' '.join(command)} failed: the browser tests will say what is missing")
+            say(f"{' '.join(command)} failed: the tests will say what is missing")
             return
 
 
@@ -287,7 +294,7 @@ def main() -> int:
         with only_one(venv):
             set_up(venv, runtime, set(re.split(r"[\s,]+", arguments.extras)) - {""})
         if arguments.for_tests:
-            set_up_browsers()
+            set_up_programs()
             set_up_node()
     except SetupError as error:
         print(f"set-up: {error}", file=sys.stderr)

@@ -167,3 +167,14 @@ async def test_text_is_made_once_for_all() -> None:
         first, second = [await listener.next() for listener in listeners]
     assert first.text == '{"id":1}'
     assert first.text is second.text
+
+
+async def test_finishing_leaves_what_waits_and_takes_nothing_more() -> None:
+    bulletin = Bulletin()
+    listener = bulletin.subscribe([EVENTS, DETECTIONS])
+    bulletin.post(EVENTS, "porch", {"id": 1})
+    bulletin.post(DETECTIONS, "porch", {"seq": 1})
+    listener.finish()
+    bulletin.post(EVENTS, "porch", {"id": 2})
+    async with asyncio.timeout(DEADLINE_S):
+        assert [dict(notice.message) async for notice in listener] == [{"id": 1}]
