@@ -47,5 +47,5 @@ environment: ## Set up only; EXTRAS="train evaluate" adds what those tools need
 	@$(SETUP) --extras "$(EXTRAS)"
 
 clean: ## Remove the environment and all caches
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) bench/peers .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
