@@ -25,7 +25,7 @@ def test_help_ends_well(arguments: list[str], capsys: pytest.CaptureFixture[str]
         ["glass", "--size", "640"],
         ["glass", "--size", "axb"],
         ["glass", "--codec", "AV1"],
-        ["glass", "--mode", "data"],
+        ["glass", "--mode", "blurry"],
     ],
 )
 def test_what_the_parser_does_not_know_is_wrong_usage(arguments: list[str]) -> None:
