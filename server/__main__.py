@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from server import __version__
-from server.app import make_app, make_detector, with_chosen_model
+from server.app import SIGNALING, make_app, make_detector, with_chosen_model
 from server.doctor import report_lines, run_doctor
 from server.errors import SightlineError
 from server.gate import make_runner
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     try:
         settings = with_chosen_model(load_settings(parsed))
-        set_up_logging(settings.server.log_level)
+        set_up_logging(settings.server.log_level, settings.server.log_format)
         if parsed.command == "doctor":
             return run_doctor(settings, as_json=parsed.json)
         return _serve(settings)
@@ -85,26 +85,28 @@ async def _run(settings: Settings, detector: Detector | None) -> int:
     if tls is not None:
         kind = "self-signed" if tls.self_signed else "from file"
         print(f"  tls        {kind}, SHA-256 {tls.fingerprint}", flush=True)
-    await stop.wait()
+    if await stop == signal.SIGTERM:
+        print("Draining", flush=True)
+        await app[SIGNALING].registry.drain(settings.server.drain_s)
     print("Stopping", flush=True)
     await runner.cleanup()
     return 0
 
 
-def _stop_on_signal() -> asyncio.Event:
-    """Set by the first SIGINT or SIGTERM; a second one ends the process at once."""
+def _stop_on_signal() -> asyncio.Future[signal.Signals]:
+    """The first SIGINT or SIGTERM; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop: asyncio.Future[signal.Signals] = loop.create_future()
     numbers = (signal.SIGINT, signal.SIGTERM)
 
-    def stop_once() -> None:
-        stop.set()
+    def stop_once(first: signal.Signals) -> None:
+        stop.set_result(first)
         for number in numbers:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
 
     for number in numbers:
-        loop.add_signal_handler(number, stop_once)
+        loop.add_signal_handler(number, stop_once, number)
     return stop
 
 

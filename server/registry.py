@@ -1,7 +1,10 @@
 """The calls there are: admits, finds, counts and ends them, and owns their tasks."""
 
 import asyncio
+import contextlib
+import json
 import logging
+import random
 import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
@@ -9,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.call_options import CallOptions
+from server.clock import NS_PER_S, now_ns, s_to_ns
 from server.errors import NotFoundError, UnavailableError, UnprocessableError
+from server.logs import log_event
 from server.offer import Offer
 from server.session import Session, SessionStatistics
 from server.settings import SessionSettings
@@ -20,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 NEGOTIATION_TIMEOUT_S = 5.0
 RETRY_AFTER_S = 5
+# Those who are told to reconnect come back within so long.
+SPREAD_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,8 @@ class Registry:
         self._sessions: dict[str, Session] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._draining = False
+        # Set whenever a call or viewer is gone.
+        self._left = asyncio.Event()
         self._opened = 0
         self._refused_full = 0
         self._refused_offer = 0
@@ -116,6 +125,7 @@ class Registry:
         except BaseException:
             self._refused_offer += 1
             del self._sessions[session.id]
+            self._left.set()
             self._keep(session.close("refused"), f"close {session.id}")
             raise
         self._opened += 1
@@ -135,6 +145,7 @@ class Registry:
             sdp = await _negotiated(viewer, offer)
         except BaseException:
             del self._viewers[viewer.id]
+            self._left.set()
             self._keep(viewer.close("refused"), f"close {viewer.id}")
             raise
         self._viewers_opened += 1
@@ -166,6 +177,29 @@ class Registry:
         """End a call or a viewer and wait until it is closed."""
         member = self._viewers.get(session_id) or self.get(session_id)
         await member.close("ended by the caller")
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nobody in any more, tell those who are in to go elsewhere, and wait until they have
+        gone; whoever is left then is ended by `close`."""
+        self._draining = True
+        members: dict[str, Session | Viewer] = {**self._sessions, **self._viewers}
+        for member in members.values():
+            # Spread, so that whatever takes over is not met by everybody at once.
+            message = {
+                "type": "reconnect",
+                "reason": "the server is stopping",
+                "after_ms": random.randint(0, int(1000 * min(timeout_s / 2, SPREAD_S))),
+            }
+            member.tell(json.dumps(message))
+        deadline_ns = now_ns() + s_to_ns(timeout_s)
+        while (left_ns := deadline_ns - now_ns()) > 0 and (self._sessions or self._viewers):
+            self._left.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left_ns / NS_PER_S):
+                    await self._left.wait()
+        log_event(
+            logger, "drained", told=len(members), left=len(self._sessions) + len(self._viewers)
+        )
 
     async def close(self, timeout_s: float) -> None:
         """End all calls at once, each within its own close deadline."""
@@ -221,6 +255,7 @@ class Registry:
             self._ended[reason] = self._ended.get(reason, 0) + 1
         finally:
             self._sessions.pop(session.id, None)
+            self._left.set()
             _add_frames(session.statistics(), self._frames, self._dropped)
 
     async def _watch(self, viewer: Viewer) -> None:
@@ -228,6 +263,7 @@ class Registry:
             await viewer.run()
         finally:
             self._viewers.pop(viewer.id, None)
+            self._left.set()
 
     def _options(self, offer: Offer) -> CallOptions:
         settings = self._settings

@@ -24,6 +24,7 @@ from server.errors import UnavailableError, UnprocessableError
 from server.feed import Analyst, Feed, Inference
 from server.frame import Frame, Stamps
 from server.liveness import Liveness
+from server.logs import log_event, short
 from server.messages import frame_message
 from server.offer import Offer, one_line, video_codec
 from server.overlay import Painter
@@ -163,19 +164,33 @@ class Session:
             reason = await self._liveness.wait()
         except Exception:
             # The top of the call: whatever went wrong ends this call and no other.
-            logger.exception("Session %s failed", self.id)
+            logger.exception("Session %s failed", short(self.id))
             reason = "failed"
+        last = self.statistics()
         survivors = await self.close(reason)
-        logger.info(
-            "Session %s ended: %s; %.0f s, %d frames in, %d out%s",
-            self.id,
-            self._liveness.reason,
-            (now_ns() - self._opened_at_ns) / NS_PER_S,
-            self._feed.statistics(now_ns()).frames,
-            self._frames_out,
-            f"; still running: {', '.join(survivors)}" if survivors else "",
+        log_event(
+            logger,
+            "session ended",
+            session=short(self.id),
+            kind=self._publication.kind if self._publication is not None else "call",
+            stream=self.stream_name,
+            reason=self._liveness.reason,
+            age_s=last.age_s,
+            codec=self._codec,
+            mode=last.options.mode,
+            frames_in=last.frames_in,
+            frames_out=last.frames_out,
+            dropped={name: count for name, count in last.dropped.items() if count},
+            packets_lost=sum(incoming.packets_lost for incoming in last.peer.incoming),
+            rtt_ms=last.peer.rtt_ms,
+            server_p95_ms=last.server_ms["p95"] if last.frames_out else None,
+            still_running=survivors,
         )
         return self._liveness.reason
+
+    def tell(self, text: str) -> None:
+        """Say something to the caller, if it listens."""
+        self._channel.send_text(text)
 
     def end(self, reason: str) -> None:
         """Ask the call to end; the first reason stands."""

@@ -66,7 +66,16 @@ class ServerSettings:
     shutdown_timeout_s: float = key(
         5.0, "longest orderly stop before what is left is cut off", low=0.1, high=60
     )
+    drain_s: float = key(
+        5.0,
+        "after SIGTERM: how long those who are in may take to go elsewhere before they are ended",
+        low=0,
+        high=300,
+    )
     log_level: str = key("info", "how much to log", choices=("debug", "info", "warning", "error"))
+    log_format: str = key(
+        "console", "lines for people or JSON objects, one a line", choices=("console", "json")
+    )
     switch_interval_ms: float = key(
         0.5,
         "longest a thread may hold the interpreter while another waits for it",

@@ -12,6 +12,7 @@ from server.clock import NS_PER_S, now_ns
 from server.data_channel import CHANNEL_LABEL, CLOCK_LABEL, DetectionChannel
 from server.errors import UnavailableError, UnprocessableError
 from server.liveness import Liveness
+from server.logs import log_event, short
 from server.offer import Offer, one_line, video_codec
 from server.rtc.peer import PeerConnection, PeerStatistics
 from server.settings import SessionSettings
@@ -98,14 +99,23 @@ class Viewer:
     async def run(self) -> str:
         """Live until the viewer leaves, falls silent or is told to; returns the reason."""
         reason = await self._liveness.wait()
+        last = self.statistics()
         survivors = await self.close(reason)
-        logger.info(
-            "Viewer %s of %s ended: %s; %.0f s%s",
-            self.id,
-            self.stream.name,
-            self._liveness.reason,
-            (now_ns() - self._opened_at_ns) / NS_PER_S,
-            f"; still running: {', '.join(survivors)}" if survivors else "",
+        outgoing = last.peer.outgoing[0] if last.peer.outgoing else None
+        log_event(
+            logger,
+            "viewer ended",
+            session=short(self.id),
+            stream=self.stream.name,
+            reason=self._liveness.reason,
+            age_s=last.age_s,
+            codec=self._codec,
+            view=self.view,
+            rung=self._rung,
+            frames_out=outgoing.frames_sent if outgoing is not None else 0,
+            resent=outgoing.resent_packets if outgoing is not None else None,
+            rtt_ms=last.peer.rtt_ms,
+            still_running=survivors,
         )
         return self._liveness.reason
 

@@ -1,6 +1,7 @@
 """The server as its own process: start, refusals at start, signals, and a peer that is killed."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
+from aiortc import RTCSessionDescription
 
 from tests.fakes import FakeDetector
-from tests.serving import changed, serving, until
+from tests.serving import Caller, changed, serving, until
 
 pytestmark = pytest.mark.loopback
 
@@ -63,6 +65,81 @@ async def test_it_says_what_runs_and_stops_in_order_on_sigterm() -> None:
     assert "none: passing video through" in text
     assert "no STUN or TURN is asked" in text
     assert text.rstrip().endswith("Stopping")
+
+
+@asynccontextmanager
+async def a_call(url: str, http: ClientSession) -> AsyncIterator[Caller]:
+    """A call of a server in another process, that has had a picture."""
+    caller = Caller()
+    try:
+        body = await caller.offer()
+        async with http.post(f"{url}/offer", json=body) as reply:
+            answer = await reply.json()
+            assert reply.status == 200, answer
+        await caller.pc.setRemoteDescription(RTCSessionDescription(answer["sdp"], "answer"))
+        await caller.picture()
+        yield caller
+    finally:
+        await caller.close()
+
+
+async def test_sigterm_sends_everybody_elsewhere_and_ends_when_they_have_gone() -> None:
+    arguments = ("--model", "none", "--drain-s", "60", "--log-format", "json")
+    async with server_process(*arguments) as (process, url), ClientSession() as http:
+        async with a_call(url, http) as caller:
+            process.send_signal(signal.SIGTERM)
+            told = await caller.message(lambda message: message["type"] == "reconnect")
+            assert 0 <= told["after_ms"] <= 2000
+            async with http.get(f"{url}/readyz") as reply:
+                assert (reply.status, (await reply.json())["ready"]) == (503, False)
+            async with http.get(f"{url}/healthz") as reply:
+                assert reply.status == 200
+            other = Caller()
+            async with http.post(f"{url}/offer", json=await other.offer()) as reply:
+                assert reply.status == 503
+                assert int(reply.headers["Retry-After"]) > 0
+            await other.close()
+            # Those who are in are served until they go.
+            await caller.picture()
+        async with asyncio.timeout(DEADLINE_S):
+            output, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    assert "Draining" in output.decode()
+    events = [json.loads(line) for line in errors.decode().splitlines()]
+    (ended,) = (event for event in events if event.get("event") == "session ended")
+    assert ended["reason"] == "peer left"
+    assert ended["frames_in"] > 0
+    (drained,) = (event for event in events if event.get("event") == "drained")
+    assert (drained["told"], drained["left"]) == (1, 0)
+
+
+async def test_sigterm_ends_those_who_stay_when_the_time_is_over() -> None:
+    arguments = ("--model", "none", "--drain-s", "0.2")
+    async with (
+        server_process(*arguments) as (process, url),
+        ClientSession() as http,
+        a_call(url, http),
+    ):
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(DEADLINE_S):
+            _, errors = await process.communicate()
+    assert process.returncode == 0
+    assert 'reason="server stops"' in errors.decode()
+
+
+async def test_a_second_signal_does_not_wait_for_anybody() -> None:
+    arguments = ("--model", "none", "--drain-s", "300")
+    async with (
+        server_process(*arguments) as (process, url),
+        ClientSession() as http,
+        a_call(url, http) as caller,
+    ):
+        process.send_signal(signal.SIGTERM)
+        await caller.message(lambda message: message["type"] == "reconnect")
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(DEADLINE_S):
+            await process.communicate()
+    assert process.returncode == -signal.SIGTERM
 
 
 async def test_sigint_stops_as_well() -> None:

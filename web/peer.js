@@ -85,6 +85,7 @@ export class Peer {
   #lastPongMs = 0;
   #lastPingMs = -Infinity;
   #pinger = 0;
+  #leaving = 0;
   /** @type {(failure: Failure) => void} */ #end = () => {};
 
   /** Resolves with the reason when a call that stood is over. @type {Promise<Failure>} */
@@ -168,6 +169,7 @@ export class Peer {
     if (this.#abort.signal.aborted) return;
     this.#abort.abort();
     clearTimeout(this.#pinger);
+    clearTimeout(this.#leaving);
     if (this.#session) void this.#takeLeave();
     else this.#connection.close();
   }
@@ -220,6 +222,10 @@ export class Peer {
     else if (message?.type === 'pong') {
       this.#lastPongMs = performance.now();
       this.#events.pong(message.t, message.server_ms);
+    } else if (message?.type === 'reconnect') {
+      // The server is about to stop, and says when whoever takes over expects us.
+      clearTimeout(this.#leaving);
+      this.#leaving = setTimeout(() => this.#lost(), Number(message.after_ms) || 0);
     } else if (Array.isArray(message?.boxes)) this.#events.frame(message);
   }
 

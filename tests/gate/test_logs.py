@@ -1,5 +1,6 @@
 """What callers send stays inside one log line."""
 
+import json
 import logging
 
 import pytest
@@ -7,7 +8,16 @@ from aiohttp.http_exceptions import BadStatusLine
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.logs import FORMAT, LENGTH_AT_MOST, SafeFormatter, is_worth_a_line, one_line
+from server.logs import (
+    FORMAT,
+    LENGTH_AT_MOST,
+    JsonFormatter,
+    SafeFormatter,
+    is_worth_a_line,
+    log_event,
+    one_line,
+    short,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -57,3 +67,62 @@ def test_what_is_not_http_is_not_worth_a_line_and_our_own_mistakes_are() -> None
 
     assert not is_worth_a_line(record(BadStatusLine("junk")))
     assert is_worth_a_line(record(ValueError("ours")))
+
+
+# --- events, and JSON ---
+
+
+class Kept(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def event_record(event: str, /, **fields: object) -> logging.LogRecord:
+    logger, kept = logging.Logger("sightline.test"), Kept()
+    logger.addHandler(kept)
+    log_event(logger, event, **fields)
+    (record,) = kept.records
+    return record
+
+
+def test_an_event_is_words_on_the_console_and_an_object_in_json() -> None:
+    fields = {"reason": "peer left", "frames_in": 0, "dropped": {"late": 2}, "left": ["a", "b"]}
+    record = event_record("session ended", session="abc", stream="", rtt_ms=None, **fields)
+    line = SafeFormatter(FORMAT).format(record)
+    assert line.endswith(
+        'session ended: session=abc reason="peer left" frames_in=0 dropped=late:2 left=a,b'
+    )
+    told = json.loads(JsonFormatter().format(record))
+    assert list(told)[:4] == ["time", "level", "logger", "event"]
+    assert {name: told[name] for name in fields} == fields
+    assert (told["event"], told["session"], "stream" in told) == ("session ended", "abc", False)
+
+
+@given(st.text())
+def test_whatever_an_event_says_it_is_one_line_of_json_and_one_of_the_console(text: str) -> None:
+    record = event_record("session ended", reason=text, dropped={text: 1}, left=[text])
+    line = JsonFormatter().format(record)
+    assert len(line.splitlines()) == 1
+    assert line.isascii()
+    assert json.loads(line)["event"] == "session ended"
+    assert len(SafeFormatter(FORMAT).format(record).splitlines()) == 1
+
+
+def test_other_lines_and_tracebacks_are_objects_too() -> None:
+    error = ValueError(EVIL)
+    record = logging.LogRecord(
+        "test", logging.ERROR, "here", 1, "It %s", (EVIL,), (ValueError, error, None)
+    )
+    line = JsonFormatter().format(record)
+    told = json.loads(line)
+    assert len(line.splitlines()) == 1
+    assert told["message"].startswith("It name\\x0d\\x0a")
+    assert "ValueError" in told["exception"]
+
+
+def test_an_id_in_the_log_entitles_to_nothing() -> None:
+    assert len(short("x" * 24)) == 8
