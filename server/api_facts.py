@@ -18,6 +18,7 @@ from server.detections import EngineReport
 from server.hub import EncodingStatistics
 from server.mailbox import MailboxStatistics
 from server.mqtt import MqttStatistics
+from server.pull.pulls import PullStatistics
 from server.rtc.relay import RelayStatistics
 from server.session import SessionStatistics
 from server.status import ProcessStatistics
@@ -234,7 +235,14 @@ class StreamNow(TypedDict):
     viewers: int
     encodings: list[EncodingStatistics]
     relay: RelayStatistics
+    pull: PullStatistics | None
     urls: StreamUrls
+
+
+class StreamWish(TypedDict):
+    name: str
+    source: str
+    options: NotRequired[Options]
 
 
 class StreamList(TypedDict):
@@ -496,6 +504,13 @@ FACTS: Mapping[tuple[str, str], Facts] = {
     ),
     ("DELETE", "/whep/{stream}/{id}"): Facts("whep", GONE),
     ("GET", "/api/streams"): Facts("streams", answers(StreamList)),
+    ("POST", "/api/streams"): Facts(
+        "streams",
+        answers(StreamNow, 201),
+        Body(JSON, StreamWish),
+        refusals=(404, 409, 422, 503),
+        headers=("Location",),
+    ),
     ("GET", "/api/streams/{stream}"): Facts("streams", answers(StreamNow)),
     ("PATCH", "/api/streams/{stream}"): Facts(
         "streams", answers(StreamNow), Body(JSON, OptionsBody), refusals=(409, 422)

@@ -23,6 +23,7 @@ from server.detector.load import load_detector
 from server.detector.trial import try_apart
 from server.detector_watch import DetectorWatch
 from server.event_api import EventApi
+from server.feed import Feed
 from server.gate import Gate, hold, principal_of
 from server.gateway import Gateway, link_header
 from server.holdings import Holdings
@@ -36,6 +37,7 @@ from server.mqtt import MqttOutlet
 from server.openapi import openapi_routes
 from server.pages import Pages, embed_policy
 from server.picture_socket import Sockets
+from server.pull.pulls import Pulls
 from server.registry import Registry
 from server.rtc.encoders.probe import choose_h264
 from server.rtc.fanout_sender import PictureSource
@@ -44,6 +46,7 @@ from server.rtc.peer import PeerConnection
 from server.scenes import Scenes
 from server.session import Session
 from server.settings import RTC_SWITCHES, DetectorSettings, RtcSettings, Settings
+from server.shot import Shot
 from server.signaling import Signaling, refuse_honestly
 from server.state_files import state_folder
 from server.status import Status, model_json
@@ -174,6 +177,12 @@ def make_app(
             analyst=analyst,
         )
 
+    def make_feed(
+        key: str, stream: str, call_options: CallOptions, deliver: Callable[[Shot], None]
+    ) -> Feed:
+        fade_ms, analyst = settings.session.fade_ms, make_analyst(stream)
+        return Feed(key, fade_ms, call_options, inference, deliver, analyst=analyst)
+
     def make_hub(on_sent: Callable[[SentShot], None]) -> Hub:
         return Hub(options_now(), encoders, on_sent)
 
@@ -197,13 +206,17 @@ def make_app(
     bulletin = app[BULLETIN] = Bulletin()
     streams = Streams(settings.streams, make_hub, frames, bulletin)
     registry = Registry(settings.session, make_session, streams, make_viewer)
+    first_options = CallOptions(mode=settings.session.mode, confidence=settings.session.confidence)
+    pulls = Pulls(settings.sources, first_options, streams, make_feed)
     cpu = CpuMeter()
 
     def measure() -> Load:
         sessions, lag = registry.statistics().sessions, loop_lag.recorder.statistics()
         # Old waits say nothing about now when no call makes new ones.
-        live = any(session.frames_out for session in sessions)
+        fetched = [stream for stream in streams.statistics() if pulls.has(stream.name)]
+        live = any(session.frames_out for session in sessions) or any(s.live for s in fetched)
         pixels = sum(w * h * session.fps_in for session in sessions for w, h in [session.size_wh])
+        pixels += sum(w * h * stream.fps for stream in fetched for w, h in [stream.size_wh])
         return Load(
             # The first seconds are those of start-up.
             loop_lag_p99_ms=lag.p99 if lag.count >= LAGS_AT_LEAST else 0.0,
@@ -240,7 +253,7 @@ def make_app(
     gateway = Gateway(settings, registry, streams, hold, ice_links)
     embed_policy(settings.auth.frame_ancestors)  # a mistake in it ends the start
     pages = Pages(settings, web_root())
-    streams_api = StreamsApi(streams)
+    streams_api = StreamsApi(streams, pulls)
     event_api = EventApi(settings.outlets, bulletin, audience, streams, lambda: inference.names)
     app.add_routes(
         [
@@ -270,8 +283,12 @@ def make_app(
             tasks.append(asyncio.create_task(watch.run(), name="detector watch"))
         mqtt.start()
         webhooks.start()
+        pulls.begin_configured()
         yield
-        # Reverse order: calls, then what they use.
+        # Reverse order: sources and calls, then what they use.
+        lingering = await pulls.close(settings.server.shutdown_timeout_s)
+        if lingering:
+            logger.warning("Still running: %s", ", ".join(lingering))
         await registry.close(settings.server.shutdown_timeout_s)
         # What the end of the calls gave rise to is still told.
         await asyncio.gather(mqtt.close(OUTLET_CLOSE_S), webhooks.close(OUTLET_CLOSE_S))

@@ -94,6 +94,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("PATCH", "/whep/{stream}/{id}"): OWN_SESSION,
     ("DELETE", "/whep/{stream}/{id}"): OWN_SESSION,
     ("GET", "/api/streams"): Rule("view"),
+    ("POST", "/api/streams"): Rule("control", opens=True),
     ("GET", "/api/streams/{stream}"): Rule("view", of="path"),
     ("PATCH", "/api/streams/{stream}"): Rule("control", of="path"),
     ("DELETE", "/api/streams/{stream}"): Rule("control", of="path"),

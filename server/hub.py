@@ -156,6 +156,12 @@ class Hub:
         self._has_source = False
         self._show_again()
 
+    def forget(self) -> None:
+        """What was shown last is not shown again: the source rests until it is watched."""
+        self._newest = None
+        self._newest_at_ns = 0
+        self._epoch = None
+
     def offer(self, shot: Shot) -> None:
         """The stream's next picture."""
         if self._closed:

@@ -32,6 +32,18 @@ RTC_SWITCHES = (
     "own_encoders",
     "header_extensions",
 )
+SOURCE_SCHEMES = (
+    "rtsp",
+    "rtsp+udp",
+    "rtsps",
+    "rtmp",
+    "rtmps",
+    "srt",
+    "http",
+    "https",
+    "file",
+    "device",
+)
 
 Group = TypeVar("Group")
 
@@ -43,10 +55,12 @@ def key(
     low: float | None = None,
     high: float | None = None,
     choices: Sequence[str] | None = None,
+    secret: bool = False,
 ) -> Any:
-    """One setting: its default, what it does, and what it may be."""
+    """One setting: its default, what it does, and what it may be; a secret is never printed."""
     return field(
         default=default,
+        repr=not secret,
         metadata={"help": help_text, "low": low, "high": high, "choices": choices},
     )
 
@@ -158,6 +172,42 @@ class ImageSettings:
         32, "detection requests served or waiting at the same time; one more gets 503",
         low=1, high=1000,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """Streams that the server fetches itself (docs/sources.md)."""
+
+    sources: tuple[str, ...] = key(
+        (),
+        "streams to fetch from the start, as NAME=ADDRESS, such as door=rtsp://camera/1",
+        secret=True,
+    )
+    source_schemes: tuple[str, ...] = key(
+        SOURCE_SCHEMES, "what addresses of sources may begin with", choices=SOURCE_SCHEMES
+    )
+    source_folder: str = key("", "folder below which file: sources lie; empty opens no files")
+    source_hosts: tuple[str, ...] = key(
+        (),
+        "loopback or link-local hosts or networks that sources added over the API may be at; "
+        "those of this setting and private networks always may",
+    )
+    source_timeout_s: float = key(
+        5.0, "longest a source may take to open, and between two pictures", low=0.5, high=120
+    )
+    source_retry_s: float = key(
+        30.0, "longest pause before a source that left is tried again", low=0.1, high=3600
+    )
+    source_decoder: str = key(
+        "cpu",
+        "what decodes sources; auto and names of hardware fall back to the CPU",
+        choices=("cpu", "auto", "cuda", "vaapi", "qsv", "videotoolbox"),
+    )
+    demo: str = key(
+        "auto",
+        "the stream demo, drawn while somebody watches; auto: when no sources are set",
+        choices=("auto", "on", "off"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,6 +489,7 @@ class Settings:
     session: SessionSettings = field(default_factory=SessionSettings)
     streams: StreamSettings = field(default_factory=StreamSettings)
     images: ImageSettings = field(default_factory=ImageSettings)
+    sources: SourceSettings = field(default_factory=SourceSettings)
     rtc: RtcSettings = field(default_factory=RtcSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
@@ -456,6 +507,7 @@ GROUPS: tuple[tuple[str, type[Any]], ...] = (
     ("session", SessionSettings),
     ("streams", StreamSettings),
     ("images", ImageSettings),
+    ("sources", SourceSettings),
     ("rtc", RtcSettings),
     ("detector", DetectorSettings),
     ("scheduling", SchedulingSettings),

@@ -124,6 +124,8 @@ class Publication:
         """Set by whoever claimed, once there is a session."""
         self._can_forward = kind in FORWARDING
         self._hidden = False
+        self.on_watched: Callable[[bool], None] | None = None
+        """Hears when the first viewer comes and when the last one leaves."""
 
     def offer(self, shot: Shot) -> None:
         """The next picture."""
@@ -271,12 +273,18 @@ class Stream:
         if len(self.viewers) >= limit:
             raise UnavailableError(f"max_viewers: {limit} viewers watch this stream", FULL_RETRY_S)
         self.viewers[viewer] = None
+        if len(self.viewers) == 1 and self.publication.on_watched is not None:
+            self.publication.on_watched(True)
 
     def leave(self, viewer: Watcher) -> None:
         """Idempotent. The last one to leave a stream without source ends it."""
-        self.viewers.pop(viewer, None)
-        if not self.viewers and self.publication is None:
+        left = self.viewers.pop(viewer, viewer) is None
+        if self.viewers:
+            return
+        if self.publication is None:
             self._on_over(self)
+        elif left and self.publication.on_watched is not None:
+            self.publication.on_watched(False)
 
     def close(self) -> None:
         """End it for everybody. Idempotent."""

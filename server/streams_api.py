@@ -11,7 +11,8 @@ from aiohttp import web
 
 from server.auth import Principal
 from server.errors import MalformedError
-from server.gate import json_body, principal_of
+from server.gate import authorize, json_body, principal_of
+from server.pull.pulls import Pulls, PullStatistics
 from server.status import plain
 from server.streams import Streams, StreamStatistics
 
@@ -21,11 +22,13 @@ class StreamsApi:
     """The handlers; everything they need is handed in."""
 
     streams: Streams
+    pulls: Pulls
 
     def routes(self) -> list[web.AbstractRouteDef]:
         one = "/api/streams/{stream}"
         return [
             web.get("/api/streams", self.list_all),
+            web.post("/api/streams", self.begin),
             web.get(one, self.read),
             web.patch(one, self.change),
             web.delete(one, self.end),
@@ -35,11 +38,31 @@ class StreamsApi:
         """The streams that the caller may view."""
         principal = principal_of(request)
         streams = [
-            stream_json(stream)
+            self._json(stream)
             for stream in self.streams.statistics()
             if may_view(principal, stream.name)
         ]
         return web.json_response({"streams": streams})
+
+    async def begin(self, request: web.Request) -> web.Response:
+        """Begin a stream whose pictures the server fetches itself."""
+        body = await json_body(request)
+        wish = body if isinstance(body, dict) else {}
+        unknown = sorted(set(wish) - {"name", "source", "options"})
+        if unknown:
+            raise MalformedError(f"{unknown[0][:40]}: unknown; known are name, source, options")
+        name, source, options = wish.get("name"), wish.get("source"), wish.get("options", {})
+        if (
+            not isinstance(name, str)
+            or not isinstance(source, str)
+            or not isinstance(options, dict)
+        ):
+            raise MalformedError("body: not a JSON object with name, source and perhaps options")
+        authorize(request, "control", name)
+        await self.pulls.add_for_caller(name, source, options)
+        response = self._one(name, status=201)
+        response.headers["Location"] = f"/api/streams/{name}"
+        return response
 
     async def read(self, request: web.Request) -> web.Response:
         """One stream as it stands."""
@@ -63,7 +86,11 @@ class StreamsApi:
         return web.json_response({"ended": True})
 
     def _one(self, name: str, status: int = 200) -> web.Response:
-        return web.json_response(stream_json(self.streams.get(name).statistics()), status=status)
+        body = self._json(self.streams.get(name).statistics())
+        return web.json_response(body, status=status)
+
+    def _json(self, stream: StreamStatistics) -> dict[str, Any]:
+        return stream_json(stream, self.pulls.statistics_of(stream.name))
 
 
 def may_view(principal: Principal, stream: str) -> bool:
@@ -71,14 +98,16 @@ def may_view(principal: Principal, stream: str) -> bool:
     return principal.allows("view", stream)
 
 
-def stream_json(stream: StreamStatistics) -> dict[str, Any]:
-    """One stream as the API tells it; `options` is null while its source is away."""
+def stream_json(stream: StreamStatistics, pull: PullStatistics | None) -> dict[str, Any]:
+    """One stream as the API tells it; `options` is null while its source is away, `pull` where
+    somebody sends it."""
     body: dict[str, Any] = {
         name: value for name, value in plain(stream).items() if name != "size_wh"
     }
     root = f"/api/streams/{stream.name}"
     return body | {
         "size": list(stream.size_wh),
+        "pull": plain(pull),
         "urls": {
             "whep": f"/whep/{stream.name}",
             "whip": f"/whip/{stream.name}",

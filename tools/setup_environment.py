@@ -8,6 +8,7 @@ simply done again.
 
 import argparse
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -28,6 +29,14 @@ RUNTIMES = {
     "openvino": "onnxruntime-openvino",
 }
 BROWSERS = {"chromium": "chromium", "firefox-esr": "firefox-esr"}  # command: Debian package
+# Library of Debian: package. The camera of the tests is GStreamer's RTSP server.
+LIBRARIES = {
+    "/usr/lib/python3/dist-packages/gi/__init__.py": "python3-gi",
+    "/usr/lib/*/girepository-1.0/GstRtspServer-1.0.typelib": "gir1.2-gst-rtsp-server-1.0",
+    "/usr/lib/*/gstreamer-1.0/libgstvideotestsrc.so": "gstreamer1.0-plugins-base",
+    "/usr/lib/*/gstreamer-1.0/libgstrtp.so": "gstreamer1.0-plugins-good",
+    "/usr/lib/*/gstreamer-1.0/libgstx264.so": "gstreamer1.0-plugins-ugly",
+}
 # What tests talk to, and its Debian package.
 SERVERS = {"mosquitto": "mosquitto"}
 TYPESCRIPT = "typescript@7.0.2"
@@ -233,6 +242,7 @@ def set_up_programs() -> None:
     missing = [
         package for command, package in programs.items() if not shutil.which(command, path=path)
     ]
+    missing += [package for pattern, package in LIBRARIES.items() if not glob.glob(pattern)]
     if not missing:
         return
     may_install = hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get")

@@ -1,0 +1,1 @@
+"""Streams whose pictures the server fetches itself: cameras, files, and the demo."""
