@@ -31,7 +31,7 @@ DISTRIBUTIONS = {
     "onnxruntime": "onnxruntime-openvino",
     "yaml": "PyYAML",
 }
-OURS = ("server", "tools", "bench", "tests")
+OURS = ("server", "sightline", "tools", "bench", "tests")
 
 
 def tracked_files() -> list[Path]:
@@ -167,6 +167,7 @@ def imported_by(folder: str) -> dict[str, str]:
     ("folder", "extras"),
     [
         ("server", ["openvino", "mqtt"]),
+        ("sightline", []),
         ("tools", ["openvino", "evaluate", "train"]),
         ("bench", ["openvino", "dev"]),
         ("tests", ["openvino", "dev", "train"]),

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TYPED = ("server", "tools", "bench", "tests")
+TYPED = ("server", "sightline", "tools", "bench", "tests")
 TSC = ROOT / ".cache" / "node" / "node_modules" / ".bin" / "tsc"
 TSCONFIG = ROOT / "web" / "tsconfig.json"
 
