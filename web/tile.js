@@ -183,7 +183,7 @@ class Refusal extends Error {
   /**
    * @param {string} title
    * @param {string} why
-   * @param {{final?: boolean, retryAfterS?: number}} [more]
+   * @param {{final?: boolean, retryAfterS?: number, codec?: boolean}} [more]
    */
   constructor(title, why, more = {}) {
     super(title);
@@ -191,6 +191,8 @@ class Refusal extends Error {
     this.why = why;
     this.final = more.final ?? false;
     this.retryAfterS = more.retryAfterS ?? 0;
+    /** This browser cannot play what the source sends. */
+    this.codec = more.codec ?? false;
   }
 }
 
@@ -538,6 +540,7 @@ async function refusalOf(reply) {
   if (reply.status === 401) return new Refusal('Not allowed', why, { final: true });
   if (reply.status === 403) return new Refusal('Not allowed', why, { final: true });
   if (reply.status === 404) return new Refusal('No such stream', 'Waiting for it to begin.');
+  if (reply.status === 406) return new Refusal('Cannot be played here', why, { final: true, codec: true });
   if (reply.status === 409) return new Refusal('The camera is away', 'Waiting for it.', { retryAfterS });
   if (reply.status === 429 || reply.status === 503) return new Refusal('Full', why, { retryAfterS });
   if (reply.status < 500) return new Refusal('Refused', why, { final: true });
@@ -633,6 +636,7 @@ export class SightlineTile extends HTMLElement {
   #delayMs = 0;
   /** The picture on the screen. @type {{rtp: number, atMs: number}|null} */ #shown = null;
   #drawn = { hits: 0, misses: 0 };
+  #fallsBack = false;
 
   #sizes = new ResizeObserver((entries) => {
     const wide = entries.at(-1)?.contentRect.width ?? 0;
@@ -787,6 +791,7 @@ export class SightlineTile extends HTMLElement {
       this.#playback?.close();
       this.#playback = null;
       this.#fullWidth = 0;
+      this.#fallsBack = false;
       this.#forget();
       if (!this.getAttribute('stream')) this.#show('idle', 'No stream chosen');
       else void this.#live(run.signal);
@@ -816,6 +821,11 @@ export class SightlineTile extends HTMLElement {
         if (signal.aborted) return;
         if (!(error instanceof Refusal)) throw error;
         this.#rest();
+        if (error.codec && this.#view() !== 'annotated') {
+          // The server encodes its annotated picture in what this browser plays.
+          this.#fallsBack = true;
+          continue;
+        }
         if (error.final && !this.#renews()) {
           this.#show('refused', error.title, error.why);
           return;
@@ -945,7 +955,7 @@ export class SightlineTile extends HTMLElement {
 
   /** @returns {TileView} */
   #view() {
-    const wanted = this.getAttribute('view');
+    const wanted = this.#fallsBack ? 'annotated' : this.getAttribute('view');
     return VIEWS.find((view) => view === wanted) ?? 'annotated';
   }
 
@@ -1247,7 +1257,7 @@ export class SightlineTile extends HTMLElement {
     const words = { idle: '', connecting: '', live: 'live', waiting: `not live: ${title}`, paused: '', refused: `not live: ${title}` };
     if (before !== state && words[state]) this.#spoken.textContent = `${this.#label()} ${words[state]}`;
     const waitMs = state === 'waiting' ? Math.round(this.#waitEndsMs - performance.now()) : null;
-    this.#emit('sightline-state', { state, title, why, waitMs, stream: this.getAttribute('stream'), rung: this.#playback?.rung ?? null });
+    this.#emit('sightline-state', { state, title, why, waitMs, stream: this.getAttribute('stream'), view: this.#view(), rung: this.#playback?.rung ?? null });
   }
 
   #showCountdown() {

@@ -28,6 +28,22 @@ async def camera(server_url: str, folder: Path, stream: str, key: str = "") -> A
 
 
 @contextlib.asynccontextmanager
+async def numbered_camera(server_url: str, stream: str) -> AsyncIterator[None]:
+    """Numbered pictures are published while the block runs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.tile.numbered_camera", f"{server_url}whip/{stream}",
+        cwd=ROOT, stdin=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        async with asyncio.timeout(STOP_DEADLINE_S * 3):
+            await process.wait()
+
+
+@contextlib.asynccontextmanager
 async def foreign_site(port: int, sightline: str, *flags: str) -> AsyncIterator[str]:
     """The worked example of the documentation, on an origin of its own."""
     process = await asyncio.create_subprocess_exec(
