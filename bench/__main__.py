@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "browser": ("bench.browser", "delay from glass to glass, real browsers"),
     "sessions": ("bench.sessions", "how many calls stay within the budget"),
     "soak": ("bench.soak", "does the server stay as it was over time"),
+    "websocket": ("bench.websocket", "JPEG over WebSocket, beside a plain server of that shape"),
     "stages": ("bench.stages", "each stage of a frame's way alone"),
     "echo": ("bench.echo", "a server that echoes, to know the floor"),
 }

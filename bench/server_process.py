@@ -44,8 +44,12 @@ class RunningServer:
 
 
 @asynccontextmanager
-async def started(module_args: Sequence[str]) -> AsyncIterator[RunningServer]:
+async def started(
+    module_args: Sequence[str], python: Path = Path(sys.executable)
+) -> AsyncIterator[RunningServer]:
     """`python -m <module_args> --port N` on a free loopback port, ended on the way out.
+
+    `python` may be that of another environment; modules of this checkout are found all the same.
 
     Raises `ServerError` with the end of its log when it exits or isn't ready in time.
     """
@@ -54,7 +58,7 @@ async def started(module_args: Sequence[str]) -> AsyncIterator[RunningServer]:
     with tempfile.TemporaryFile() as log:
         started_at_ns = now_ns()
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
+            str(python),
             "-m",
             *module_args,
             "--port",

@@ -347,7 +347,7 @@ class PictureRow(TypedDict):
 
 
 class DetectAnswer(TypedDict):
-    model: Model | None
+    model: str
     pictures: list[PictureRow]
 
 

@@ -37,7 +37,6 @@ from server.images import encode_jpeg
 from server.overlay import Painter
 from server.pixels import copy_yuv420p, plane_views
 from server.settings import Settings
-from server.status import model_json
 
 FORM = "multipart/form-data"
 PICTURE_TYPES = ("image/jpeg", "image/jpg", "image/png", "application/octet-stream")
@@ -89,9 +88,7 @@ class DetectApi:
                 answer = await self._ask(key, "detect", options, pictures[0].data)
                 return await self._drawn(answer)
             rows = [await self._row(key, options, picture) for picture in pictures]
-        return web.json_response(
-            {"model": model_json(self.desk.inference.statistics()), "pictures": rows}
-        )
+        return web.json_response({"model": "+".join(self._models()), "pictures": rows})
 
     async def _pictures(self, request: web.Request) -> list[Field]:
         body = await self._body(request)
