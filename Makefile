@@ -39,9 +39,10 @@ format: ## Rewrite the sources in house format
 	@$(RUN) -m ruff check --quiet --fix . || true
 	@$(RUN) -m ruff format .
 
-document: ## Rewrite docs/configuration.md from the table of settings
+document: ## Rewrite what is made from tables: docs/configuration.md and the Grafana dashboard
 	@$(SETUP)
 	@$(RUN) -m tools.document_settings
+	@$(RUN) -m tools.make_dashboard
 
 environment: ## Set up only; EXTRAS="train evaluate" adds what those tools need
 	@$(SETUP) --extras "$(EXTRAS)"

@@ -240,7 +240,12 @@ def make_app(
     )
     watch = DetectorWatch(inference, changer.load_current, settings.detector.replace_after_s)
     signaling = Signaling(
-        settings, registry, status, MetricsPage(status.statistics), changer, web_root()
+        settings,
+        registry,
+        status,
+        MetricsPage(status.statistics, gate.statistics),
+        changer,
+        web_root(),
     )
 
     def ice_links(request: web.Request) -> list[str]:

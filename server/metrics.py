@@ -1,6 +1,8 @@
 """`/metrics` for Prometheus, made from the same snapshot as `/api/stats`."""
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -11,8 +13,11 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from server.link_counts import REJECTED
 from server.status import ServerStatistics
-from server.telemetry import BOUNDS_MS, Summary
+from server.telemetry import BOUNDS_MS, Summary, percentile
+
+GateStatistics = Mapping[str, Any]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -20,12 +25,18 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class SnapshotCollector(Collector):
     """Turns one snapshot into metrics each time it is scraped; keeps nothing itself."""
 
-    def __init__(self, take: Callable[[], ServerStatistics]) -> None:
+    def __init__(
+        self, take: Callable[[], ServerStatistics], take_gate: Callable[[], GateStatistics]
+    ) -> None:
         self._take = take
+        self._take_gate = take_gate
 
     def collect(self) -> Iterable[Metric]:
         now = self._take()
+        yield from _process(now)
         yield from _frames(now)
+        yield from _links(now)
+        yield from _gate(self._take_gate())
         yield from _calls(now)
         yield from _streams(now)
         yield from _inference(now)
@@ -34,25 +45,18 @@ class SnapshotCollector(Collector):
         yield from _audience(now)
         yield from _mqtt(now)
         yield from _webhooks(now)
-        yield _histogram(
-            "sightline_loop_lag_seconds",
-            "How late the event loop ran a timer",
-            [({}, now.loop_lag)],
-        )
-        yield _gauge("sightline_ready", "1 when new calls are served", float(now.ready))
-        yield _gauge(
-            "sightline_resident_bytes", "Resident memory", now.process.resident_mib * 2**20
-        )
-        yield _gauge("sightline_threads", "Threads of this process", now.process.threads)
-        yield _counter("sightline_cpu_seconds", "Processor time used", now.process.cpu_s)
 
 
 class MetricsPage:
-    """The text of `/metrics`."""
+    """The text of `/metrics`. `take_gate` gives what `/api/stats` says of the gate."""
 
-    def __init__(self, take: Callable[[], ServerStatistics]) -> None:
+    def __init__(
+        self,
+        take: Callable[[], ServerStatistics],
+        take_gate: Callable[[], GateStatistics] = lambda: {},
+    ) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(SnapshotCollector(take))
+        self._registry.register(SnapshotCollector(take, take_gate))
 
     def render(self) -> bytes:
         return generate_latest(self._registry)
@@ -93,6 +97,140 @@ def _calls(now: ServerStatistics) -> Iterable[Metric]:
     for reason, count in sorted(now.registry.ended.items()):
         ended.add_metric([reason], count)
     yield ended
+    viewers = GaugeMetricFamily(
+        "sightline_viewers", "Viewers as they stand", labels=["state", "view"]
+    )
+    standing = Counter((viewer.state, viewer.view) for viewer in now.registry.viewers)
+    for (state, view), count in sorted(standing.items()):
+        viewers.add_metric([state, view], count)
+    yield viewers
+    yield _counter("sightline_viewers_opened", "Viewers answered", now.registry.viewers_opened)
+    yield _by_label(
+        "sightline_viewers_ended", "Viewers ended, by reason", "reason", now.registry.viewers_ended
+    )
+
+
+# Metric, what it tells, its label, and its values: the label's value and the name in the sums.
+LINKS: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
+    (
+        "sightline_media_packets",
+        "Packets of video, repairs apart",
+        "direction",
+        {"in": "packets_in", "out": "packets_out"},
+    ),
+    (
+        "sightline_media_bytes",
+        "Payload bytes of video",
+        "direction",
+        {"in": "bytes_in", "out": "bytes_out"},
+    ),
+    (
+        "sightline_packet_repairs",
+        "Packets lost on their way in, asked for again, got so, and sent again",
+        "what",
+        {
+            "lost": "packets_lost",
+            "requested": "packets_requested",
+            "recovered": "packets_recovered",
+            "resent": "packets_resent",
+        },
+    ),
+    (
+        "sightline_resends_left_out",
+        "Packets that peers asked for and did not get",
+        "reason",
+        {"unknown": "resends_unknown", "repeated": "resends_repeated", "bound": "resends_refused"},
+    ),
+    (
+        "sightline_keyframe_requests",
+        "Key frames that we asked sources for, and peers asked us for",
+        "direction",
+        {"sent": "keyframes_requested", "received": "keyframe_requests"},
+    ),
+    (
+        "sightline_peer_frames",
+        "Pictures sent, those of them as they came, and key frames",
+        "what",
+        {"sent": "frames_out", "forwarded": "frames_forwarded", "key": "keyframes_sent"},
+    ),
+    (
+        "sightline_media_failures",
+        "What went wrong with single packets and pictures",
+        "what",
+        {
+            "decode": "decode_errors",
+            "encode": "encode_failures",
+            "send": "send_errors",
+            "restart": "restarts",
+        },
+    ),
+)
+
+
+def _links(now: ServerStatistics) -> Iterable[Metric]:
+    """Sums since start; nobody's own figures, so that labels stay few."""
+    links = now.registry.links
+    for name, text, label, values in LINKS:
+        yield _by_label(
+            name, text, label, {value: links.get(key, 0) for value, key in values.items()}
+        )
+    rejected = {
+        name.removeprefix(REJECTED): count
+        for name, count in links.items()
+        if name.startswith(REJECTED)
+    }
+    yield _by_label(
+        "sightline_rejected_datagrams", "Datagrams that were not taken, by kind", "kind", rejected
+    )
+    peers = [session.peer for session in now.registry.sessions]
+    peers += [viewer.peer for viewer in now.registry.viewers]
+    outgoing = [video for peer in peers for video in peer.outgoing]
+    incoming = [video for peer in peers for video in peer.incoming]
+    round_trips_s = [peer.rtt_ms / 1000 for peer in peers if peer.rtt_ms is not None]
+    losses = [video.fraction_lost for video in outgoing if video.fraction_lost is not None]
+    jitters_s = [video.jitter_ms / 1000 for video in incoming]
+    yield _spread("sightline_rtt_seconds", "Round trips of those who are in", round_trips_s)
+    yield _spread("sightline_outgoing_loss", "Share of packets that peers report lost", losses)
+    yield _spread("sightline_incoming_jitter_seconds", "Jitter of what comes in", jitters_s)
+
+
+def _gate(gate: GateStatistics) -> Iterable[Metric]:
+    """Who was not let in, and the load that decides it."""
+    limits, access = gate.get("limits", {}), gate.get("access", {})
+    refused = {**limits.get("refused", {}), **access.get("refused", {})}
+    yield _by_label(
+        "sightline_refused_requests",
+        "Requests refused before any handler: by limit, or by status",
+        "reason",
+        refused,
+    )
+    load = limits.get("load", {})
+    gauge = GaugeMetricFamily(
+        "sightline_load", "What decides whether new calls are taken", labels=["what"]
+    )
+    for what, value in sorted(load.items()):
+        gauge.add_metric([what], value)
+    yield gauge
+
+
+def _process(now: ServerStatistics) -> Iterable[Metric]:
+    build = GaugeMetricFamily("sightline_build", "1, with the version", labels=["version"])
+    build.add_metric([now.version], 1)
+    yield build
+    yield _histogram(
+        "sightline_loop_lag_seconds", "How late the event loop ran a timer", [({}, now.loop_lag)]
+    )
+    process = now.process
+    for name, text, value in (
+        ("sightline_ready", "1 when new calls are served", float(now.ready)),
+        ("sightline_resident_bytes", "Resident memory", process.resident_mib * 2**20),
+        ("sightline_threads", "Threads of this process", process.threads),
+        ("sightline_open_files", "Files and sockets of this process", process.open_files),
+        ("sightline_tasks", "Tasks of the event loop", process.tasks),
+        ("sightline_uptime_seconds", "Since the start", process.uptime_s),
+    ):
+        yield _gauge(name, text, value)
+    yield _counter("sightline_cpu_seconds", "Processor time used", process.cpu_s)
 
 
 def _streams(now: ServerStatistics) -> Iterable[Metric]:
@@ -104,14 +242,34 @@ def _streams(now: ServerStatistics) -> Iterable[Metric]:
     encoded = CounterMetricFamily(
         "sightline_shared_pictures", "Pictures encoded once for all viewers", labels=labels
     )
+    target = GaugeMetricFamily(
+        "sightline_shared_target_bits_per_second", "What an encoding may take", labels=labels
+    )
+    keyframes = CounterMetricFamily(
+        "sightline_shared_keyframes", "Key frames among them", labels=labels
+    )
+    lost = CounterMetricFamily(
+        "sightline_shared_pictures_dropped",
+        "Pictures that viewers did not get",
+        labels=[*labels, "reason"],
+    )
+    relayed = CounterMetricFamily(
+        "sightline_relayed_pictures", "Pictures passed on as they came", labels=["stream"]
+    )
     for stream in now.registry.streams:
         live.add_metric([stream.name], float(stream.live))
         viewers.add_metric([stream.name], stream.viewers)
         frames.add_metric([stream.name], stream.frames)
+        relayed.add_metric([stream.name], stream.relay.pictures)
         for encoding in stream.encodings:
             fanout = encoding.fanout
-            encoded.add_metric([stream.name, fanout.codec, encoding.rung], fanout.encoded)
-    yield from (live, viewers, frames, encoded)
+            values = [stream.name, fanout.codec, encoding.rung]
+            encoded.add_metric(values, fanout.encoded)
+            target.add_metric(values, fanout.target_bps)
+            keyframes.add_metric(values, fanout.keyframes)
+            lost.add_metric([*values, "replaced"], fanout.dropped_replaced)
+            lost.add_metric([*values, "failed"], fanout.failures)
+    yield from (live, viewers, frames, relayed, encoded, target, keyframes, lost)
 
 
 def _inference(now: ServerStatistics) -> Iterable[Metric]:
@@ -126,6 +284,16 @@ def _inference(now: ServerStatistics) -> Iterable[Metric]:
     engine = GaugeMetricFamily(
         "sightline_engine", "1 for each engine that runs", labels=["model", "provider", "precision"]
     )
+    yield _counter(
+        "sightline_stale_frames",
+        "Frames that waited for the detector for too long",
+        inference.mailbox.dropped_stale,
+    )
+    yield _gauge("sightline_waiting_frames", "Frames in the mailbox", inference.mailbox.waiting)
+    yield _counter("sightline_model_swaps", "Detectors that took over", inference.swaps)
+    state = GaugeMetricFamily("sightline_detector", "1 for the state it is in", labels=["state"])
+    state.add_metric([inference.state], 1)
+    yield state
     for report in inference.engines:
         engine.add_metric([report.model, report.provider, report.precision], 1)
     yield engine
@@ -217,6 +385,22 @@ def _webhooks(now: ServerStatistics) -> Iterable[Metric]:
             posts.add_metric([target, result], getattr(webhook, result))
         waiting.add_metric([target], webhook.waiting)
     yield from (posts, waiting)
+
+
+def _by_label(name: str, text: str, label: str, counts: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, count in sorted(counts.items()):
+        family.add_metric([value], count)
+    return family
+
+
+def _spread(name: str, text: str, values: list[float]) -> Metric:
+    """A gauge of the middle, the worst twentieth and the worst; nothing where there is nobody."""
+    family = GaugeMetricFamily(name, text, labels=["quantile"])
+    ascending = sorted(values)
+    for quantile, percent in (("0.5", 50), ("0.95", 95), ("1", 100)) if ascending else ():
+        family.add_metric([quantile], percentile(ascending, percent))
+    return family
 
 
 def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:

@@ -8,12 +8,13 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from server.call_options import CallOptions
 from server.clock import NS_PER_S, now_ns, s_to_ns
 from server.errors import NotFoundError, UnavailableError, UnprocessableError
+from server.link_counts import link_counts
 from server.logs import log_event
 from server.offer import Offer
 from server.session import Session, SessionStatistics
@@ -58,6 +59,9 @@ class RegistryStatistics:
     dropped: dict[str, int]
     sessions: tuple[SessionStatistics, ...]
     viewers_opened: int = 0
+    viewers_ended: dict[str, int] = field(default_factory=dict)
+    links: dict[str, int] = field(default_factory=dict)
+    """Of all peer connections since start; see `link_counts.py`."""
     viewers: tuple[ViewerStatistics, ...] = ()
     streams: tuple[StreamStatistics, ...] = ()
 
@@ -90,6 +94,8 @@ class Registry:
         # Of calls that have ended; those of live calls are added in a snapshot.
         self._frames: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
+        self._links: Counter[str] = Counter()
+        self._viewers_ended: dict[str, int] = {}
 
     async def open(self, offer: Offer) -> Answer:
         """Admit and answer a call; refused calls leave nothing behind."""
@@ -221,6 +227,9 @@ class Registry:
         frames, dropped = self._frames.copy(), self._dropped.copy()
         for session in sessions:
             _add_frames(session, frames, dropped)
+        viewers = tuple(viewer.statistics() for viewer in self._viewers.values())
+        peers = [session.peer for session in sessions] + [viewer.peer for viewer in viewers]
+        links = self._links + link_counts(peers)
         return RegistryStatistics(
             opened=self._opened,
             refused_full=self._refused_full,
@@ -231,7 +240,9 @@ class Registry:
             dropped=dict(dropped),
             sessions=sessions,
             viewers_opened=self._viewers_opened,
-            viewers=tuple(viewer.statistics() for viewer in self._viewers.values()),
+            viewers_ended=dict(self._viewers_ended),
+            links=dict(links),
+            viewers=viewers,
             streams=self._streams.statistics(),
         )
 
@@ -256,13 +267,17 @@ class Registry:
         finally:
             self._sessions.pop(session.id, None)
             self._left.set()
-            _add_frames(session.statistics(), self._frames, self._dropped)
+            last = session.statistics()
+            _add_frames(last, self._frames, self._dropped)
+            self._links += link_counts([last.peer])
 
     async def _watch(self, viewer: Viewer) -> None:
         try:
-            await viewer.run()
+            reason = await viewer.run()
+            self._viewers_ended[reason] = self._viewers_ended.get(reason, 0) + 1
         finally:
             self._viewers.pop(viewer.id, None)
+            self._links += link_counts([viewer.statistics().peer])
             self._left.set()
 
     def _options(self, offer: Offer) -> CallOptions:

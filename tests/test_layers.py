@@ -59,7 +59,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("engines", ("detector", "rtc")),
     ("worker", ("inference",)),
     ("analysis", ("analyst", "scenes")),
-    ("media", ("feed", "hub", "liveness", "tracks")),
+    ("media", ("feed", "hub", "link_counts", "liveness", "tracks")),
     ("desk", ("desk",)),
     ("streams", ("streams",)),
     ("peer", ("pull", "session", "viewer")),
