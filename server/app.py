@@ -17,6 +17,7 @@ from server.audience import Audience
 from server.auth import Authority
 from server.bulletin import Bulletin
 from server.call_options import CallOptions
+from server.clock import now_ns
 from server.desk import Desk
 from server.detect_api import DetectApi
 from server.detector.load import load_detector
@@ -216,6 +217,7 @@ def make_app(
         fetched = [stream for stream in streams.statistics() if pulls.has(stream.name)]
         live = any(session.frames_out for session in sessions) or any(s.live for s in fetched)
         pixels = sum(w * h * session.fps_in for session in sessions for w, h in [session.size_wh])
+        pixels += desk.rate.per_second(now_ns())
         pixels += sum(w * h * stream.fps for stream in fetched for w, h in [stream.size_wh])
         return Load(
             # The first seconds are those of start-up.

@@ -36,6 +36,8 @@ TIME_BASE = Fraction(1, 90_000)
 # would take turns from the cameras without being answered sooner.
 TURNS = 3
 RETRY_AFTER_S = 2
+RATE_S = 2
+PICTURES_KEPT = 2000
 
 
 class Worker(Inference, Protocol):
@@ -116,6 +118,21 @@ class PixelBudget:
             turn.set_result(None)
 
 
+class PixelRate:
+    """Pixels a second over the last RATE_S. Bound: PICTURES_KEPT pictures; beyond that it reads
+    low."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[int, int]] = deque(maxlen=PICTURES_KEPT)
+
+    def add(self, at_ns: int, pixels: int) -> None:
+        self._seen.append((at_ns, pixels))
+
+    def per_second(self, at_ns: int) -> float:
+        since_ns = at_ns - RATE_S * NS_PER_S
+        return sum(pixels for seen_ns, pixels in self._seen if seen_ns > since_ns) / RATE_S
+
+
 class Desk:
     """What all askers share; made by the application, closed after the last of them."""
 
@@ -127,6 +144,7 @@ class Desk:
         self.turns = asyncio.Semaphore(TURNS)
         self.waiting = 0
         self.answer_ms = DurationRecorder()
+        self.rate = PixelRate()
         self._decode_ms = DurationRecorder()
         self._requests: Counter[str] = Counter()
         self._pictures: Counter[str] = Counter()
@@ -222,6 +240,7 @@ class Asker:
     async def _ask(self, data: bytes) -> Answer:
         desk, received_at_ns = self._desk, now_ns()
         size_wh = check_image(data, round(desk.settings.max_image_megapixels * 1e6))
+        desk.rate.add(received_at_ns, size_wh[0] * size_wh[1])
         desk.waiting += 1
         try:
             async with asyncio.timeout(desk.settings.answer_timeout_s), AsyncExitStack() as stack:

@@ -67,6 +67,19 @@ async def test_it_says_what_runs_and_stops_in_order_on_sigterm() -> None:
     assert text.rstrip().endswith("Stopping")
 
 
+async def test_it_listens_on_every_address_it_is_given() -> None:
+    with socket.socket() as first, socket.socket() as second:
+        for probe in (first, second):
+            probe.bind(("127.0.0.1", 0))
+        ports = [probe.getsockname()[1] for probe in (first, second)]
+    listens = [f"--listen=127.0.0.1:{port}" for port in ports]
+    async with server_process("--model", "none", *listens) as (_, url), ClientSession() as http:
+        for address in (url, *(f"http://127.0.0.1:{port}" for port in ports)):
+            async with http.get(f"{address}/") as reply:
+                body = await reply.json()
+                assert (body["status"], body["model_loaded"]) == ("ok", False)
+
+
 @asynccontextmanager
 async def a_call(url: str, http: ClientSession) -> AsyncIterator[Caller]:
     """A call of a server in another process, that has had a picture."""

@@ -37,6 +37,16 @@ def test_flags_beat_variables_beat_the_file(tmp_path: Path) -> None:
     assert settings.session.mode == "smooth"
 
 
+def test_a_list_may_be_one_flag_with_commas_or_several() -> None:
+    settings = load("--listen", "127.0.0.1:8000,[::1]:8001", "--listen", "0.0.0.0:8002")
+    assert settings.server.addresses() == (
+        ("127.0.0.1", 8080),
+        ("127.0.0.1", 8000),
+        ("::1", 8001),
+        ("0.0.0.0", 8002),
+    )
+
+
 def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
     file = tmp_path / "sightline.yaml"
     file.write_text("ice_servers: [stun:a, 'turn:b']\nparity: no\n")
@@ -61,6 +71,12 @@ def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
         (["--bitrate-min-kbps", "900", "--bitrate-max-kbps", "800"], ["bitrate_min_kbps", "900"]),
         (["--rtc-disable", "gravity"], ["rtc_disable", "'gravity'", "marker_assembly"]),
         (["--stale-after-s", "9", "--silent-timeout-s", "8"], ["stale_after_s", "9"]),
+        (["--listen", "8000"], ["listen", "'8000'"]),
+        (["--listen", "127.0.0.1"], ["listen", "'127.0.0.1'"]),
+        (["--listen", "127.0.0.1:"], ["listen", "'127.0.0.1:'"]),
+        (["--listen", "::1:80"], ["listen", "'::1:80'"]),
+        (["--listen", "127.0.0.1:70000"], ["listen", "70000"]),
+        (["--max-image-megapixels", "200"], ["max_image_megapixels", "200", "100"]),
         (["--config", "/nowhere/x.yaml"], ["config", "/nowhere/x.yaml"]),
     ],
 )

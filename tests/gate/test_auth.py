@@ -301,6 +301,12 @@ def test_a_key_is_needed_unless_we_listen_on_loopback_or_are_told(
     assert is_required(AuthSettings(auth=auth), host) is needed
 
 
+def test_one_address_that_others_reach_is_enough_to_ask_for_a_key() -> None:
+    settings = AuthSettings(auth="auto")
+    assert not is_required(settings, "127.0.0.1", "::1", "localhost")
+    assert is_required(settings, "127.0.0.1", "0.0.0.0")
+
+
 def test_the_secret_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
     settings = AuthSettings(state_dir=str(tmp_path / "state"))
     text, principal = token_maker(settings).issue(frozenset({"view"}), ("*",), 60)

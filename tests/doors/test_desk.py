@@ -1,0 +1,113 @@
+"""Who waits for what at the desk, and that nothing is kept."""
+
+import asyncio
+
+import pytest
+
+from server.call_options import CallOptions
+from server.desk import TURNS, Desk, PixelBudget, PixelRate
+from server.errors import MalformedError, UnavailableError
+from server.inference import InferenceWorker
+from server.settings import ImageSettings
+from tests.doors.files import jpeg
+from tests.fakes import FakeDetector, decoded_frame
+from tests.serving import DEADLINE_S, until
+
+pytestmark = pytest.mark.unit
+
+
+async def test_budget_serves_in_order_and_lets_nobody_pass() -> None:
+    budget = PixelBudget(100)
+    served: list[str] = []
+
+    async def take(name: str, pixels: int) -> None:
+        await budget.take(pixels)
+        served.append(name)
+
+    await take("first", 80)
+    large, small = (asyncio.create_task(take(*who)) for who in (("large", 90), ("small", 10)))
+    await until(lambda: len(budget._queue) == 2)
+    assert served == ["first"]
+    budget.give_back(80)
+    await asyncio.wait([large, small])
+    assert served == ["first", "large", "small"]
+    assert budget.taken == 100
+
+
+async def test_who_gives_up_waiting_leaves_the_budget_as_it_was() -> None:
+    budget = PixelBudget(100)
+    await budget.take(100)
+    waiting = [asyncio.create_task(budget.take(60)) for _ in range(3)]
+    await until(lambda: len(budget._queue) == 3)
+    waiting[0].cancel()
+    await asyncio.wait([waiting[0]])
+    budget.give_back(100)
+    # Served and given up in the same moment.
+    waiting[1].cancel()
+    await asyncio.wait(waiting[:2])
+    await asyncio.wait([waiting[2]])
+    assert budget.taken == 60
+    budget.give_back(60)
+    assert budget.taken == 0
+
+
+def test_pixel_rate_is_that_of_the_last_two_seconds() -> None:
+    rate = PixelRate()
+    second = 1_000_000_000
+    for at_s in range(5):
+        rate.add(at_s * second, 100)
+    assert rate.per_second(4 * second) == 100
+    assert rate.per_second(60 * second) == 0
+
+
+async def test_many_single_requests_take_no_more_turns_than_a_few_cameras() -> None:
+    detector = FakeDetector()
+    detector.go_on.clear()
+    worker = InferenceWorker(detector)
+    desk = Desk(ImageSettings(answer_timeout_s=DEADLINE_S), worker)
+    worker.start()
+    served: list[int] = []
+    try:
+        askers = [desk.asker("detect", f"request {n}", CallOptions()) for n in range(20)]
+        asked = [asyncio.create_task(asker.ask(jpeg(64, 48))) for asker in askers]
+        # At the detector are one that it looks at and those that wait for their turn there.
+        await until(lambda: worker.statistics().mailbox.put == TURNS)
+        worker.attach("camera", lambda frame, found: served.append(len(detector.batches)))
+        worker.submit("camera", decoded_frame())
+        detector.go_on.set()
+        await until(lambda: bool(served))
+        answers = await asyncio.gather(*asked)
+        assert len(answers) == 20
+        # The camera's turn came behind those, not behind all.
+        assert served == [TURNS + 1]
+        assert desk.statistics().waiting == 0
+        assert desk.budget.taken == 0
+    finally:
+        detector.go_on.set()
+        for asker in askers:
+            asker.close()
+        desk.close()
+        assert await asyncio.to_thread(worker.stop, DEADLINE_S)
+
+
+async def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one() -> None:
+    detector = FakeDetector()
+    detector.go_on.clear()
+    worker = InferenceWorker(detector)
+    desk = Desk(ImageSettings(answer_timeout_s=0.2), worker)
+    worker.start()
+    asker = desk.asker("websocket", "socket", CallOptions(), in_turns=False)
+    try:
+        with pytest.raises(UnavailableError, match="answer_timeout_s"):
+            await asker.ask(jpeg(64, 48))
+        detector.go_on.set()
+        await until(lambda: worker.statistics().inferred == 1)
+        answer = await asker.ask(jpeg(80, 40))
+        assert answer.detections.size_wh == (80, 40)
+        with pytest.raises(MalformedError):
+            await asker.ask(b"no picture")
+    finally:
+        detector.go_on.set()
+        asker.close()
+        desk.close()
+        assert await asyncio.to_thread(worker.stop, DEADLINE_S)
