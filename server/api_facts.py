@@ -22,6 +22,7 @@ from server.pull.pulls import PullStatistics
 from server.rtc.relay import RelayStatistics
 from server.session import SessionStatistics
 from server.status import ProcessStatistics
+from server.stills import StillsStatistics
 from server.streams import StreamStatistics
 from server.viewer import ViewerStatistics
 from server.webhooks import WebhookStatistics
@@ -236,6 +237,7 @@ class StreamNow(TypedDict):
     encodings: list[EncodingStatistics]
     relay: RelayStatistics
     pull: PullStatistics | None
+    mjpeg: StillsStatistics
     urls: StreamUrls
 
 
@@ -438,6 +440,12 @@ LISTENING = {
 }
 LISTENING_TO = LISTENING | {"stream": "names by comma; without it all that may be viewed"}
 
+PICTURED = {
+    "annotated": "1 (default) with boxes, 0 without",
+    "width": "in pixels, 16 to 7680; never more than the stream's own",
+    "ticket": "a ticket of /api/tickets, where no Authorization header can be sent",
+}
+
 CREATED: Mapping[int, Body | None] = {201: Body(SDP)}
 CREATED_HEADERS = ("Location", "ETag", "Accept-Patch", "Link")
 DISCOVERED: Mapping[int, Body | None] = {204: NOTHING}
@@ -516,6 +524,15 @@ FACTS: Mapping[tuple[str, str], Facts] = {
         "streams", answers(StreamNow), Body(JSON, OptionsBody), refusals=(409, 422)
     ),
     ("DELETE", "/api/streams/{stream}"): Facts("streams", answers(Ended)),
+    ("GET", "/api/streams/{stream}/snapshot.jpg"): Facts(
+        "streams", {200: Body("image/jpeg")}, refusals=(400, 409, 503), query=PICTURED
+    ),
+    ("GET", "/api/streams/{stream}/mjpeg"): Facts(
+        "streams",
+        {200: Body("multipart/x-mixed-replace")},
+        refusals=(400, 409, 503),
+        query=PICTURED | {"fps": "most pictures a second, 0.1 to 30; 10 unless told"},
+    ),
     ("GET", "/api/streams/{stream}/detections"): Facts(
         "events", {200: Body("text/event-stream")}, refusals=(400, 503), query=LISTENING
     ),

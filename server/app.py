@@ -51,6 +51,7 @@ from server.shot import Shot
 from server.signaling import Signaling, refuse_honestly
 from server.state_files import state_folder
 from server.status import Status, model_json
+from server.stills_api import StillsApi
 from server.streams import ANNOTATED, Publication, Stream, Streams
 from server.streams_api import StreamsApi
 from server.telemetry import FrameTelemetry, LoopLagSampler
@@ -230,7 +231,9 @@ def make_app(
     audience = Audience(settings.outlets)
     desk = Desk(settings.images, inference)
     sockets = Sockets(settings.images, desk, streams, make_analyst)
-    holdings = Holdings(lambda held: any(part.has(held) for part in (registry, audience, sockets)))
+    stills_api = StillsApi(settings.streams, streams, encoders, settings.outlets.listener_timeout_s)
+    holders = (registry, audience, sockets, stills_api)
+    holdings = Holdings(lambda held: any(part.has(held) for part in holders))
     gate = Gate(settings, authority, Limits(settings.limits, measure), holdings)
     gate.install(app)
     mqtt = MqttOutlet(settings.mqtt, bulletin, __version__)
@@ -260,7 +263,7 @@ def make_app(
     gateway = Gateway(settings, registry, streams, hold, ice_links)
     embed_policy(settings.auth.frame_ancestors)  # a mistake in it ends the start
     pages = Pages(settings, web_root())
-    streams_api = StreamsApi(streams, pulls)
+    streams_api = StreamsApi(streams, pulls, stills_api.statistics_of)
     event_api = EventApi(settings.outlets, bulletin, audience, streams, lambda: inference.names)
     app.add_routes(
         [
@@ -269,6 +272,7 @@ def make_app(
             *gateway.routes(),
             *ZonesApi(scenes).routes(),
             *streams_api.routes(),
+            *stills_api.routes(),
             *event_api.routes(),
             *pages.routes(),
             *sockets.routes(),
@@ -280,6 +284,7 @@ def make_app(
     async def end_listeners(_: web.Application) -> None:
         """Before the wait for requests that are being answered: these would go on for ever."""
         audience.close()
+        stills_api.close()
 
     app.on_shutdown.append(end_listeners)
 

@@ -98,6 +98,8 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("GET", "/api/streams/{stream}"): Rule("view", of="path"),
     ("PATCH", "/api/streams/{stream}"): Rule("control", of="path"),
     ("DELETE", "/api/streams/{stream}"): Rule("control", of="path"),
+    ("GET", "/api/streams/{stream}/snapshot.jpg"): Rule("view", of="path", ticket=True),
+    ("GET", "/api/streams/{stream}/mjpeg"): Rule("view", of="path", opens=True, ticket=True),
     ("GET", "/api/streams/{stream}/detections"): Rule("view", of="path", opens=True, ticket=True),
     ("GET", "/api/events/live"): Rule("view", opens=True, ticket=True),
     ("GET", "/ws/detections"): Rule("view", opens=True, ticket=True),

@@ -136,6 +136,7 @@ class Hub:
         self._painter_lock = threading.Lock()
         self._fanouts: dict[tuple[str, str], Fanout] = {}
         self._newest: Shot | None = None
+        self._lookers: dict[Callable[[Shot], object], None] = {}
         self._newest_at_ns = 0
         self._has_source = False
         # The source's media time of its first picture, and when that was; None before.
@@ -168,7 +169,23 @@ class Hub:
             return
         self._newest = shot
         self._newest_at_ns = now_ns()
+        for looker in list(self._lookers):
+            looker(shot)
         self._hand_out(shot, "", self._ticks(shot))
+
+    @property
+    def newest(self) -> Shot | None:
+        """What was offered last; None before, and after `forget` and `close`."""
+        return self._newest
+
+    def look(self, looker: Callable[[Shot], object]) -> Callable[[], None]:
+        """Hear of every picture offered, until what this returns is called. Must not wait."""
+        self._lookers[looker] = None
+
+        def unlook() -> None:
+            self._lookers.pop(looker, None)
+
+        return unlook
 
     @property
     def has_signal(self) -> bool:

@@ -292,6 +292,16 @@ def is_full_range(video_frame: av.VideoFrame) -> bool:
     )
 
 
+def jpeg_bytes(video_frame: av.VideoFrame, width: int, quality: int) -> bytes:
+    """The picture as a JPEG file, `width` wide where that is less than its own and not 0."""
+    width = min(width or video_frame.width, video_frame.width)
+    height = max(1, round(video_frame.height * width / video_frame.width))
+    bgr = video_frame.reformat(width, height, "bgr24").to_ndarray()
+    done, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert done, "a JPEG is made of any picture"
+    return data.tobytes()
+
+
 def image_size(data: bytes) -> tuple[int, int] | None:
     """Width and height from the header of a JPEG or PNG; None when it is neither."""
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR" and len(data) >= 24:

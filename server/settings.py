@@ -136,6 +136,12 @@ class StreamSettings:
 
     max_streams: int = key(32, "streams at the same time; one more gets 503", low=1, high=1000)
     max_viewers: int = key(100, "viewers of one stream; one more gets 503", low=1, high=10_000)
+    max_mjpeg_viewers: int = key(
+        32, "MJPEG viewers of all streams; one more gets 503", low=0, high=10_000
+    )
+    max_mjpeg_per_address: int = key(
+        8, "MJPEG viewers of one address; one more gets 429, 0 for no limit", low=0, high=10_000
+    )
     no_signal_s: float = key(
         30.0, "how long viewers keep the last picture when the source left", low=0, high=86_400
     )

@@ -4,6 +4,7 @@ It is the same for every kind of stream. A caller sees those it may view; who be
 ends a stream for everybody needs `control` of it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from server.errors import MalformedError
 from server.gate import authorize, json_body, principal_of
 from server.pull.pulls import Pulls, PullStatistics
 from server.status import plain
-from server.streams import Streams, StreamStatistics
+from server.stills import StillsStatistics
+from server.streams import Stream, Streams, StreamStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class StreamsApi:
 
     streams: Streams
     pulls: Pulls
+    stills: Callable[[Stream], StillsStatistics]
 
     def routes(self) -> list[web.AbstractRouteDef]:
         one = "/api/streams/{stream}"
@@ -38,7 +41,7 @@ class StreamsApi:
         """The streams that the caller may view."""
         principal = principal_of(request)
         streams = [
-            self._json(stream)
+            self._json(stream.name)
             for stream in self.streams.statistics()
             if may_view(principal, stream.name)
         ]
@@ -86,11 +89,12 @@ class StreamsApi:
         return web.json_response({"ended": True})
 
     def _one(self, name: str, status: int = 200) -> web.Response:
-        body = self._json(self.streams.get(name).statistics())
-        return web.json_response(body, status=status)
+        return web.json_response(self._json(name), status=status)
 
-    def _json(self, stream: StreamStatistics) -> dict[str, Any]:
-        return stream_json(stream, self.pulls.statistics_of(stream.name))
+    def _json(self, name: str) -> dict[str, Any]:
+        stream = self.streams.get(name)
+        pull = self.pulls.statistics_of(name)
+        return stream_json(stream.statistics(), pull, self.stills(stream))
 
 
 def may_view(principal: Principal, stream: str) -> bool:
@@ -98,7 +102,9 @@ def may_view(principal: Principal, stream: str) -> bool:
     return principal.allows("view", stream)
 
 
-def stream_json(stream: StreamStatistics, pull: PullStatistics | None) -> dict[str, Any]:
+def stream_json(
+    stream: StreamStatistics, pull: PullStatistics | None, stills: StillsStatistics
+) -> dict[str, Any]:
     """One stream as the API tells it; `options` is null while its source is away, `pull` where
     somebody sends it."""
     body: dict[str, Any] = {
@@ -108,6 +114,7 @@ def stream_json(stream: StreamStatistics, pull: PullStatistics | None) -> dict[s
     return body | {
         "size": list(stream.size_wh),
         "pull": plain(pull),
+        "mjpeg": plain(stills),
         "urls": {
             "whep": f"/whep/{stream.name}",
             "whip": f"/whip/{stream.name}",
