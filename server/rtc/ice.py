@@ -17,6 +17,7 @@ from typing import Any, cast
 from aioice import Candidate, TransportPolicy, mdns, stun
 from aioice.candidate import candidate_foundation, candidate_priority
 from aioice.ice import (
+    ICE_COMPLETED,
     CandidatePair,
     Connection,
     StunProtocol,
@@ -40,6 +41,9 @@ RECEIVE_BUFFER_BYTES = 262_144
 
 MAX_REMOTE_CANDIDATES = 32
 MAX_PAIRS = 256
+
+# The pace of connectivity checks, Ta of RFC 8445; aioice's own.
+CHECK_INTERVAL_S = 0.02
 
 CONSENT_FAILURES = 3
 # Two tries, 0.5 s and 1 s: an answer may take 1.5 s.
@@ -73,6 +77,8 @@ class IceConnection(Connection):
         self._arrivals_ns: deque[int] = deque()
         self._checked: set[tuple[StunProtocol, _Address]] = set()
         self._validated: set[tuple[StunProtocol, _Address]] = set()
+        self._stirred = asyncio.Event()
+        """There may be something to check, or nothing more to come."""
         self._end_signalled = False
         self._resolving: set[asyncio.Task[Any] | None] = set()
         self._mdns_opening: asyncio.Task[mdns.MDnsProtocol] | None = None
@@ -90,6 +96,7 @@ class IceConnection(Connection):
             self._resolving.add(asyncio.create_task(self._resolve(remote_candidate)))
         else:
             await super().add_remote_candidate(remote_candidate)
+        self._stirred.set()
 
     async def _resolve(self, remote_candidate: Candidate) -> None:
         if self._mdns_opening is None:
@@ -103,6 +110,7 @@ class IceConnection(Connection):
         finally:
             self._resolving.discard(asyncio.current_task())
         await self._end_when_resolved()
+        self._stirred.set()
 
     async def _end_when_resolved(self) -> None:
         """Signal the end of candidates, unless the peer's own checks must tell its address.
@@ -228,6 +236,54 @@ class IceConnection(Connection):
                 self._protocols.append(protocol)
         return candidates
 
+    async def connect(self) -> None:
+        """As the base class, which looks for something to check each 20 ms for as long as more
+        candidates may come; here whatever brings something to check tells of it.
+
+        A thousand half-open calls cost the base class more than a core.
+        """
+        if not self._local_candidates_end:
+            raise ConnectionError("candidates were not gathered")
+        if self.remote_username is None or self.remote_password is None:
+            raise ConnectionError("the peer's ICE credentials are missing")
+        for candidate in self._remote_candidates:
+            self._pair_remote_candidate(candidate)
+        self.sort_check_list()
+        self._unfreeze_initial()
+        for early in self._early_checks:
+            self.check_incoming(*early)
+        self._early_checks.clear()
+        self._early_checks_done = True
+        while not self._check_list_done:
+            self._stirred.clear()
+            if self._start_check():
+                await asyncio.sleep(CHECK_INTERVAL_S)
+            elif self._remote_candidates_expected():
+                await self._stirred.wait()
+            else:
+                break
+        completed = bool(self._check_list) and await self._check_list_state.get() == ICE_COMPLETED
+        for pair in self._check_list:
+            if pair.task is not None:
+                pair.task.cancel()
+        if not completed:
+            raise ConnectionError("no connectivity check succeeded")
+        self._query_consent_task = asyncio.create_task(self.query_consent())
+
+    def _start_check(self) -> bool:
+        """Start the best check that waits, else a frozen one; False when there is none."""
+        for state in (CandidatePair.State.WAITING, CandidatePair.State.FROZEN):
+            for pair in self._check_list:
+                if pair.state == state:
+                    self.check_start_task(pair)
+                    return True
+        return False
+
+    def check_complete(self, pair: CandidatePair) -> None:
+        """As the base class."""
+        super().check_complete(pair)
+        self._stirred.set()
+
     # Who may send.
 
     def check_incoming(
@@ -241,6 +297,7 @@ class IceConnection(Connection):
         self.last_check_at_ns = now_ns()
         self._checked.add((protocol, addr))
         super().check_incoming(message, addr, protocol)
+        self._stirred.set()
 
     def check_state(self, pair: CandidatePair, state: CandidatePair.State) -> None:
         """Keep the set of validated sources with the states of the pairs."""
@@ -338,6 +395,8 @@ class IceConnection(Connection):
         self._resolving.clear()
         if self._mdns_opening is not None:
             await asyncio.gather(self._mdns_opening, return_exceptions=True)
+        # Its first steps end the list of checks; `connect` then finds it done.
+        asyncio.get_running_loop().call_soon(self._stirred.set)
         await super().close()
 
     @property

@@ -220,7 +220,7 @@ SOURCES: dict[str, tuple[str, str]] = {
         "a99ae9c97fc66a2ef38e4200009886edfd83a6cb78601a7c8925b94b2bd18b31",
         "ice.py",
     ),
-    "aioice.Connection.check_complete": (
+    "Connection.check_complete": (
         "52f939709eabc0abc0b4aa20c262f3107235e98b433261d2bd3881c06257db92",
         "ice.py",
     ),
@@ -228,7 +228,7 @@ SOURCES: dict[str, tuple[str, str]] = {
         "7de056d252f46a155c8b9c2061077360d2aa6b0dc0ca7f4f5a4fa2fec2417bca",
         "ice.py",
     ),
-    "aioice.Connection.connect": (
+    "Connection.connect": (
         "da51be46190141ee23c03ab8d77c030b45e412b6430369790ba4665a7a7886d2",
         "ice.py",
     ),
@@ -278,6 +278,14 @@ PRIVATE_PEER = (
 )
 PRIVATE_CONNECTION = (
     "_check_list",
+    "_check_list_done",
+    "_check_list_state",
+    "_early_checks",
+    "_early_checks_done",
+    "_local_candidates_end",
+    "_pair_remote_candidate",
+    "_remote_candidates_expected",
+    "_unfreeze_initial",
     "_closing",
     "_nominated",
     "_protocols",
@@ -321,9 +329,11 @@ OVERRIDES = [
     (GuardedDtlsTransport, "_set_state"),
     (BoundedRtpRouter, "route_rtp"),
     (IceConnection, "add_remote_candidate"),
+    (IceConnection, "check_complete"),
     (IceConnection, "check_incoming"),
     (IceConnection, "check_state"),
     (IceConnection, "close"),
+    (IceConnection, "connect"),
     (IceConnection, "data_received"),
     (IceConnection, "get_component_candidates"),
     (IceConnection, "query_consent"),
@@ -372,8 +382,6 @@ LEANED_ON: list[tuple[str, Any, str]] = [
     ("RTCIceTransport", aiortc.rtcicetransport.RTCIceTransport, "ice.py"),
     ("aioice.Connection.__init__", Connection.__init__, "ice.py"),
     ("aioice.Connection.sendto", Connection.sendto, "fanout_sender.py"),
-    ("aioice.Connection.connect", Connection.connect, "ice.py"),
-    ("aioice.Connection.check_complete", Connection.check_complete, "ice.py"),
     ("aioice.Connection.check_start", Connection.check_start, "ice.py"),
     ("aioice.Connection.gather_candidates", Connection.gather_candidates, "ice.py"),
     ("aioice.Connection.request_received", Connection.request_received, "ice.py"),
