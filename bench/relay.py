@@ -101,6 +101,15 @@ class Relay:
             self._selector.unregister(before)
             before.close()
 
+    def vanish(self) -> None:
+        """The caller's machine is there, but nothing listens on its port any more."""
+        with self._lock:
+            for side in (self._caller_side, self._server_side):
+                if side is not None:
+                    self._selector.unregister(side)
+                    side.close()
+            self._caller_side = self._server_side = None
+
     def _open(self, host: str) -> socket.socket:
         opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)

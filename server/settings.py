@@ -224,7 +224,7 @@ class RtcSettings:
     h264_encoder: str = key(
         "auto", "auto probes for hardware", choices=("auto", "libx264", "h264_nvenc")
     )
-    bitrate_min_kbps: int = key(300, "least video bitrate", low=50, high=50_000)
+    bitrate_min_kbps: int = key(100, "least video bitrate", low=50, high=50_000)
     bitrate_max_kbps: int = key(6000, "most video bitrate", low=100, high=100_000)
     port_range: str = key("", "UDP ports for media as FIRST-LAST; empty lets the system choose")
     announce: tuple[str, ...] = key(

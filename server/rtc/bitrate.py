@@ -24,6 +24,8 @@ REMB_SHARE = 0.9
 # grows by about 8 % a second; following it faster than that adds no second delay to the first.
 GROWTH_PER_S = 1.15
 HOLD_S = 1.0
+# How long after a heavy loss the path counts as narrow: what is sent is counted then.
+NARROW_S = 10.0
 # Loss, as part of the packets, from which the rate falls, and above which it does not grow.
 LOSS_HIGH = 0.10
 LOSS_LOW = 0.02
@@ -73,6 +75,13 @@ class RateFollower:
         self._used_bps: int | None = None
         self._grown_at_ns = clock()
         self._hold_until_ns = 0
+        self._narrow_until_ns = 0
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether much was lost lately. An estimate that falls is no proof: receivers on busy
+        machines take their own lateness for a queue, and sending less would prove them right."""
+        return self._clock() < self._narrow_until_ns
 
     def remb(self, estimate_bps: int) -> None:
         """The receiver's estimate of what the way to it can carry."""
@@ -89,6 +98,7 @@ class RateFollower:
         self._grow()
         self._loss = fraction
         if fraction >= LOSS_HIGH and self._used_bps is not None:
+            self._narrow_until_ns = self._clock() + int(NARROW_S * NS_PER_S)
             base = self._used_bps if self._cap_bps is None else min(self._cap_bps, self._used_bps)
             self._cap_bps = max(float(self._min_bps), base * (1.0 - 0.5 * fraction))
             self._hold()

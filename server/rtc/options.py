@@ -42,7 +42,7 @@ class RtcOptions:
     """Preference order, and the allowed set."""
     h264_encoder: str = "auto"
     """auto | libx264 | h264_nvenc"""
-    bitrate_min_bps: int = 300_000
+    bitrate_min_bps: int = 100_000
     bitrate_max_bps: int = 6_000_000
 
     ice_servers: tuple[IceServer, ...] = ()

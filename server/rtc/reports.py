@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable, Mapping
 
 from aiortc import RTCDtlsTransport
-from aiortc.rate import RemoteBitrateEstimator
 from aiortc.rtp import (
     RTCP_PSFB_APP,
     RTCP_PSFB_PLI,
@@ -22,13 +21,12 @@ from aiortc.rtp import (
     pack_remb_fci,
 )
 
-from server.clock import NS_PER_MS, NS_PER_S
+from server.clock import NS_PER_S
+from server.rtc.estimate import RateEstimator
 from server.rtc.statistics import SourceStatistics
 
 logger = logging.getLogger(__name__)
 
-# aiortc's rate counter walks each millisecond of a pause; its own window is one second.
-RATE_WINDOW_MS = 1000
 MAX_REMB_SOURCES = 8
 
 
@@ -45,8 +43,9 @@ class ReportSender:
 
     def __init__(self, transport: Callable[[], RTCDtlsTransport]) -> None:
         self._transport = transport
-        self._estimator = RemoteBitrateEstimator()
-        self._estimator_fed_at_ms = 0
+        self._estimator = RateEstimator()
+        # Of the packets that the estimate is about; the newest ones.
+        self._estimated_ssrcs: dict[int, None] = {}
         self.ssrc: int | None = None
 
     async def receiver_report(self, sources: Mapping[int, SourceStatistics], now_ns: int) -> None:
@@ -90,24 +89,18 @@ class ReportSender:
         abs_send_time = packet.extensions.abs_send_time
         if abs_send_time is None:
             return
-        arrival_ms = received_at_ns // NS_PER_MS
-        if arrival_ms - self._estimator_fed_at_ms > RATE_WINDOW_MS:
-            self._estimator.incoming_bitrate.reset()
-        self._estimator_fed_at_ms = arrival_ms
-        answer = self._estimator.add(
-            arrival_time_ms=arrival_ms,
-            abs_send_time=abs_send_time,
-            payload_size=size,
-            ssrc=packet.ssrc,
-        )
-        if answer is not None and self.ssrc is not None:
-            bitrate, ssrcs = answer
+        self._estimated_ssrcs.pop(packet.ssrc, None)
+        self._estimated_ssrcs[packet.ssrc] = None
+        if len(self._estimated_ssrcs) > MAX_REMB_SOURCES:
+            del self._estimated_ssrcs[next(iter(self._estimated_ssrcs))]
+        bitrate = self._estimator.add(received_at_ns, abs_send_time, size)
+        if bitrate is not None and self.ssrc is not None:
             await self._send(
                 RtcpPsfbPacket(
                     fmt=RTCP_PSFB_APP,
                     ssrc=self.ssrc,
                     media_ssrc=0,
-                    fci=pack_remb_fci(bitrate, ssrcs[:MAX_REMB_SOURCES]),
+                    fci=pack_remb_fci(bitrate, list(self._estimated_ssrcs)),
                 )
             )
 

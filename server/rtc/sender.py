@@ -63,6 +63,7 @@ from server.rtc.sender_guards import (
     SentPacket,
     history_capacity,
 )
+from server.rtc.spending import Spending
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,8 @@ class SenderStatistics:
     """Of them, those that left as they came."""
     frames_empty: int
     """Pictures for which the encoder gave nothing."""
+    frames_skipped: int
+    """Pictures that were not encoded, because more had left than a narrow path carries."""
     packets_sent: int
     bytes_sent: int
     """Payload bytes, without headers and retransmissions."""
@@ -170,6 +173,7 @@ class VideoSender(RTCRtpSender):
         self._keyframes = KeyframeThrottle(KEYFRAME_INTERVAL_NS, now_ns)
         self._history = PacketHistory(history_capacity(options.bitrate_max_bps, PAYLOAD_MAX))
         self._resend = ResendGuard(RESEND_BURST_BYTES)
+        self._spending = Spending(now_ns)
         self._timeline = RtpTimeline(random32())
         self._sequence_number = random_sequence_number()
         self._header_block = HeaderBlock(())
@@ -185,6 +189,7 @@ class VideoSender(RTCRtpSender):
         self._failure = ""
         self._frames_sent = 0
         self._frames_empty = 0
+        self._frames_skipped = 0
         self._keyframes_sent = 0
         self._keyframe_requests = 0
         self._encode_failures = 0
@@ -204,6 +209,7 @@ class VideoSender(RTCRtpSender):
             frames_sent=self._frames_sent,
             frames_forwarded=self._frames_forwarded,
             frames_empty=self._frames_empty,
+            frames_skipped=self._frames_skipped,
             packets_sent=self._RTCRtpSender__packet_count,
             bytes_sent=self._RTCRtpSender__octet_count,
             resent_packets=self._resend.resent_packets,
@@ -279,6 +285,9 @@ class VideoSender(RTCRtpSender):
         data = await self.track.recv()
         if not self._enabled:
             return None
+        if self._spending.is_overdrawn:
+            self._frames_skipped += 1
+            return None
         try:
             result = await self._encode(data)
         except RenderError as error:
@@ -293,6 +302,7 @@ class VideoSender(RTCRtpSender):
         self._failure = ""
         self._last = result
         self._rate.used(result.bits_per_s)
+        self._spending.allow(result.bits_per_s if self._rate.is_narrow else 0)
         if result.picture.keyframe:
             self._keyframes.made()
             self._keyframes_sent += 1
@@ -349,8 +359,12 @@ class VideoSender(RTCRtpSender):
         age_ns = now_ns() - source.captured_at_ns if isinstance(source, Captured) else None
         extension = self._header_block.at(ntp_timestamp, age_ns)
         first_byte = RTP_VERSION | (RTP_EXTENSION if extension else 0)
-        last = len(frame.payloads) - 1
+        last, sent_bytes = len(frame.payloads) - 1, 0
         for index, payload in enumerate(frame.payloads):
+            if pause_s := self._spending.pause_s(sent_bytes):
+                await asyncio.sleep(pause_s)
+                # A receiver's estimator compares when packets left with when they came.
+                extension = self._header_block.at(wall_clock.current_ntp_time(), age_ns)
             sequence_number = self._sequence_number
             self._sequence_number = (sequence_number + 1) & 0xFFFF
             header = RTP_HEADER.pack(
@@ -364,6 +378,8 @@ class VideoSender(RTCRtpSender):
             packet = header + payload
             self._history.put(SentPacket(sequence_number, header, payload))
             self._resend.media_sent(len(packet))
+            self._spending.sent(len(packet))
+            sent_bytes += len(packet)
             await self._send_packet(packet)
             self._RTCRtpSender__octet_count += len(payload)
             self._RTCRtpSender__packet_count += 1
@@ -503,10 +519,14 @@ class VideoSender(RTCRtpSender):
             self._keyframes.wish()
 
     async def _retransmit(self, sequence_number: int) -> None:
+        if self._spending.is_overdrawn:
+            self._resend.refused += 1
+            return
         sent = self._history.get(sequence_number)
         if not self._resend.allow(sent, now_ns(), self._round_trip_ns()):
             return
         assert sent is not None
+        self._spending.sent(sent.size)
         header, packet = sent.header, sent.header + sent.payload
         rtx_payload_type = self._RTCRtpSender__rtx_payload_type
         if rtx_payload_type is not None:

@@ -6,6 +6,7 @@ what came back.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -68,6 +69,13 @@ class Subject:
         return self.peer.connection.statistics().incoming[0]
 
 
+class ForgingRelay(Relay):
+    """Somebody in the middle who has another certificate."""
+
+    def offer(self, sdp: str) -> str:
+        return re.sub(r"(a=fingerprint:\S+ )\S\S:\S\S", r"\1AB:CD", super().offer(sdp))
+
+
 @dataclass
 class Stage:
     """The parts of a scene."""
@@ -83,10 +91,18 @@ class Stage:
     """What the witness saw before."""
 
     async def call(
-        self, path: Impairment = CLEAR, *, codec: str = "VP8", clip: Clip | None = None
+        self,
+        path: Impairment = CLEAR,
+        *,
+        codec: str = "VP8",
+        clip: Clip | None = None,
+        drops_up: Callable[[bytes], bool] | None = None,
+        forged_fingerprint: bool = False,
     ) -> Subject:
         """One more caller whose packets go through a relay; closed with the scene."""
-        relay = self.stack.enter_context(Relay(path, path, self.seed))
+        kind = ForgingRelay if forged_fingerprint else Relay
+        relay = self.stack.enter_context(kind(path, path, self.seed))
+        relay.up.drops = drops_up
         camera = Camera(clip or self.clip.copy(), FPS, 0.4, PICTURES_AT_MOST)
         peer = await calling(self, Peer("subject", camera, codec, self.executor, relay=relay))
         assert peer.answer is not None
@@ -98,9 +114,13 @@ class Stage:
         await asyncio.sleep(warmup_s)
         self.baseline = await watch(self.witness, seconds)
 
-    def witnessed(self, begin_ns: int, end_ns: int | None = None) -> str:
-        """Assert that the witness did not feel it; the sentence for the record."""
-        end_ns = end_ns or now_ns()
+    async def witnessed(self, begin_ns: int, end_ns: int | None = None) -> str:
+        """Assert that the witness did not feel it; the sentence for the record. A window that is
+        still open lasts a second at least."""
+        if end_ns is None:
+            await asyncio.sleep(max(0.0, 1.0 - (now_ns() - begin_ns) / NS_PER_S))
+            end_ns = now_ns()
+        await asyncio.sleep(TAIL_S)
         before, during = self.baseline, shown(self.witness, begin_ns, end_ns)
         assert before is not None, "settle() first"
         p99_ms, longest_ms = self.machine.lateness_ms(begin_ns, end_ns)

@@ -188,14 +188,6 @@ SOURCES: dict[str, tuple[str, str]] = {
         "008f7efb608430f2f0d8a472e9ee86c32e7e63ac83f4d7790c4221982604f680",
         "peer.py",
     ),
-    "RateCounter": (
-        "07a0d63e5d1a328944df287e6095320c0513b376a1ccc39d5f9ddde5ead990e7",
-        "receiver.py",
-    ),
-    "RemoteBitrateEstimator": (
-        "287ad89d380234e976f446c3a9e7b131f48a2d6df7cd6559976f82b99cb4ebc1",
-        "receiver.py",
-    ),
     "RemoteStreamTrack": (
         "a69be688b066c56937702a88e56bb2b7bd64452a7352cb8ac417ddd6f9d4b959",
         "receiver.py",
@@ -364,8 +356,6 @@ LEANED_ON: list[tuple[str, Any, str]] = [
     ("RemoteStreamTrack", aiortc.rtcrtpreceiver.RemoteStreamTrack, "receiver.py"),
     ("unwrap_rtx", aiortc.rtp.unwrap_rtx, "receiver.py"),
     ("RtcpRtpfbPacket", aiortc.rtp.RtcpRtpfbPacket, "feedback.py"),
-    ("RemoteBitrateEstimator", aiortc.rate.RemoteBitrateEstimator, "receiver.py"),
-    ("RateCounter", aiortc.rate.RateCounter, "receiver.py"),
     ("JitterBuffer", aiortc.jitterbuffer.JitterBuffer, "stock.py"),
     (
         "RTCDtlsTransport.__run",

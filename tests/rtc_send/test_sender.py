@@ -377,6 +377,25 @@ async def test_loss_is_reported_and_takes_the_rate_down() -> None:
     assert statistics.target_bps < before
 
 
+async def test_after_a_heavy_loss_pictures_and_repairs_wait_for_the_rate() -> None:
+    async with rig(RtcOptions(bitrate_min_bps=50_000)) as r:
+        await r.track.play(picture(0))
+        heavy = RtcpReceiverInfo(r.sender._ssrc, 200, 10, 0, 0, 0, 0)
+        for _ in range(8):
+            await r.feedback(RtcpRrPacket(1, [heavy]))
+            await r.track.play(picture(1))
+        first = r.transport.media()[-1].sequence_number
+        await r.pli()
+        # A key frame beyond a quarter of a second's bits; then there is no credit left.
+        for n in range(2, 12):
+            await r.track.play(picture(37 * n))
+        await r.nack(first)
+        statistics = r.sender.statistics()
+    assert statistics.frames_skipped >= 1
+    assert statistics.resend_refused == 1
+    assert statistics.resent_packets == 0
+
+
 async def test_failed_drawing_costs_its_picture_only() -> None:
     async with rig() as r:
         await r.track.play(picture(0), Raising(picture(1), render=True), picture(2))

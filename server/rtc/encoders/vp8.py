@@ -126,7 +126,7 @@ class Vp8Encoder:
         codec.time_base = TIME_BASE
         codec.bit_rate = self._opened_bps
         codec.gop_size = KEYFRAME_DISTANCE
-        codec.qmin, codec.qmax = 2, 56
+        codec.qmin, codec.qmax = 2, 63
         codec.thread_count = threads_for(size_wh, self._cpus)
         codec.options = {
             "deadline": "realtime",

@@ -1,0 +1,72 @@
+"""What left is counted against what a narrow path carries."""
+
+import pytest
+
+from server.clock import NS_PER_S
+from server.rtc.bitrate import LOSS_HIGH, NARROW_S, RateFollower
+from server.rtc.spending import AHEAD_AT_MOST_S, BURST_S, OVERHEAD_BYTES, PACE, Spending
+
+pytestmark = pytest.mark.unit
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.at_ns = 5 * NS_PER_S
+
+    def __call__(self) -> int:
+        return self.at_ns
+
+    def passes(self, seconds: float) -> None:
+        self.at_ns += int(seconds * NS_PER_S)
+
+
+def test_on_a_wide_path_nothing_is_counted() -> None:
+    spending = Spending(Clock())
+    for _ in range(1000):
+        spending.sent(1200)
+    assert not spending.is_overdrawn
+    assert spending.pause_s(1_000_000) == 0
+
+
+def test_on_a_narrow_path_what_is_ahead_is_waited_for() -> None:
+    clock = Clock()
+    spending = Spending(clock)
+    spending.allow(300_000)
+    size = 300_000 // 8 // 10 - OVERHEAD_BYTES
+    for _ in range(2):
+        spending.sent(size)
+    assert spending.ahead_s == pytest.approx(0.2, abs=0.001)
+    told = [spending.is_overdrawn]
+    spending.sent(size)
+    told.append(spending.is_overdrawn)
+    clock.passes(0.3 - AHEAD_AT_MOST_S + 0.001)
+    told.append(spending.is_overdrawn)
+    assert told == [False, True, False]
+    clock.passes(1)
+    assert spending.ahead_s == 0
+    # Idle time is not saved up.
+    spending.sent(size)
+    assert spending.ahead_s == pytest.approx(0.1, abs=0.001)
+
+
+def test_the_first_part_of_a_picture_leaves_at_once_and_the_rest_at_a_pace() -> None:
+    spending = Spending(Clock())
+    spending.allow(400_000)
+    burst = int(BURST_S * 400_000 / 8)
+    assert spending.pause_s(burst) == 0
+    pause_s = spending.pause_s(burst + 1)
+    assert pause_s == pytest.approx(8 * 1240 / (PACE * 400_000))
+
+
+def test_a_path_is_narrow_for_a_while_after_a_heavy_loss_not_after_an_estimate() -> None:
+    clock = Clock()
+    follower = RateFollower(100_000, 6_000_000, clock)
+    follower.used(1_000_000)
+    follower.remb(2_000_000)
+    follower.remb(200_000)
+    told = [follower.is_narrow]
+    follower.loss(LOSS_HIGH)
+    told.append(follower.is_narrow)
+    clock.passes(NARROW_S)
+    told.append(follower.is_narrow)
+    assert told == [False, True, False]
