@@ -7,7 +7,8 @@ go. A reconnecting listener names the last id it saw and gets the events in betw
 import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from aiohttp import WSCloseCode, WSMsgType, web
@@ -25,7 +26,7 @@ from server.bulletin import (
     Subscription,
 )
 from server.clock import now_ns, s_to_ns
-from server.errors import MalformedError
+from server.errors import MalformedError, NotFoundError
 from server.gate import CALLER, authorize, hold, principal_of
 from server.settings import OutletSettings
 from server.streams import Streams
@@ -116,7 +117,8 @@ class EventApi:
                 await response.write(b": still here\n\n")
 
             await response.write(f"retry: {RETRY_MS}\n\n".encode())
-            await self._relay(request, listener, wish, send, keep_alive, ends_with)
+            with self._listening(wish):
+                await self._relay(request, listener, wish, send, keep_alive, ends_with)
             if listener.reason not in (LEFT, SLOW):
                 await send("end", json.dumps({"type": "end", "reason": listener.reason}), "")
         except ConnectionError:
@@ -151,7 +153,8 @@ class EventApi:
             async def keep_alive() -> None:
                 """aiohttp pings by itself."""
 
-            await self._relay(request, listener, wish, send, keep_alive)
+            with self._listening(wish):
+                await self._relay(request, listener, wish, send, keep_alive)
             gone = listener.reason in (LEFT, SLOW)
             code = WSCloseCode.OK if gone else WSCloseCode.GOING_AWAY
             async with asyncio.timeout(LOOK_S):
@@ -214,6 +217,21 @@ class EventApi:
                 # What waits in it is never read: nothing is gained by a polite end.
                 transport.abort()
                 return
+
+    @contextmanager
+    def _listening(self, wish: Wish) -> Iterator[None]:
+        """Streams that are named are wanted: those whose source rests meanwhile are begun."""
+        found = []
+        for name in wish.streams if DETECTIONS in wish.topics else ():
+            with suppress(NotFoundError):
+                found.append(self.streams.get(name))
+        for stream in found:
+            stream.listen()
+        try:
+            yield
+        finally:
+            for stream in found:
+                stream.unlisten()
 
     def _id(self, number: int, wish: Wish) -> str:
         """That of the greeting: events from here on are missed by who leaves before the first.

@@ -176,6 +176,7 @@ class Stream:
         self.relay = Relay(asyncio.get_running_loop().call_soon)
         self.publication: Publication | None = None
         self.viewers: dict[Watcher, None] = {}
+        self._listeners = 0
         self._settings = settings
         self._frame_sink = frame_sink
         self._bulletin = bulletin
@@ -273,8 +274,8 @@ class Stream:
         if len(self.viewers) >= limit:
             raise UnavailableError(f"max_viewers: {limit} viewers watch this stream", FULL_RETRY_S)
         self.viewers[viewer] = None
-        if len(self.viewers) == 1 and self.publication.on_watched is not None:
-            self.publication.on_watched(True)
+        if len(self.viewers) == 1 and not self._listeners:
+            self._tell_source(watched=True)
 
     def leave(self, viewer: Watcher) -> None:
         """Idempotent. The last one to leave a stream without source ends it."""
@@ -283,8 +284,24 @@ class Stream:
             return
         if self.publication is None:
             self._on_over(self)
-        elif left and self.publication.on_watched is not None:
-            self.publication.on_watched(False)
+        elif left and not self._listeners:
+            self._tell_source(watched=False)
+
+    def listen(self) -> None:
+        """Somebody wants what is found and no picture: a source that rests begins."""
+        self._listeners += 1
+        if self._listeners == 1 and not self.viewers:
+            self._tell_source(watched=True)
+
+    def unlisten(self) -> None:
+        """Once for each `listen`."""
+        self._listeners -= 1
+        if not self._listeners and not self.viewers:
+            self._tell_source(watched=False)
+
+    def _tell_source(self, *, watched: bool) -> None:
+        if self.publication is not None and self.publication.on_watched is not None:
+            self.publication.on_watched(watched)
 
     def close(self) -> None:
         """End it for everybody. Idempotent."""

@@ -57,6 +57,15 @@ async def test_detections_of_a_stream_come_with_the_names_of_their_classes() -> 
         assert found.data["boxes"] == [[80.0, 60.0, 160.0, 120.0, 0, 1.0, None]]
 
 
+async def test_a_source_that_rests_until_it_is_watched_is_woken_by_a_listener() -> None:
+    settings = changed(sources={"demo": "on"}, limits={"admit_loop_lag_ms": 0})
+    async with serving(FakeDetector(), settings) as server:
+        async with following(f"{server.url}/api/streams/demo/detections", server.http) as reader:
+            found = await reader.wait_for("detections")
+            assert found.data["stream"] == "demo"
+        await listening(server, 0)
+
+
 async def test_following_ends_with_the_stream() -> None:
     async with streaming(FakeDetector()) as server:
         async with sending(server, "yard"):

@@ -6,10 +6,12 @@ import hashlib
 import hmac
 import json
 import logging
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -245,6 +247,30 @@ def test_addresses_of_the_own_network_are_known(address: str) -> None:
 @pytest.mark.parametrize("address", ["1.1.1.1", "2606:4700::1111", "64:ff9b::101:101"])
 def test_addresses_of_the_internet_are_known(address: str) -> None:
     assert is_public(address)
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "events.md"
+
+
+def code_of_the_page(word: str) -> str:
+    """The one block of Python with this word in it."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    [code] = [block for block in blocks if word in block]
+    return str(code)
+
+
+async def test_the_check_that_the_page_shows_holds() -> None:
+    names: dict[str, Any] = {}
+    exec(code_of_the_page("is_ours"), names)
+    secret = "whsec_" + base64.b64encode(b"0123456789abcdefghij").decode()
+    async with receiving() as receiver, posting(receiver.url, webhook_secret=secret) as parts:
+        parts[0].post(EVENTS, "porch", event(1))
+        await until(lambda: only(parts[1]).delivered == 1)
+    [(headers, body)] = receiver.posts
+    assert names["is_ours"](secret, headers, body)
+    assert not names["is_ours"](secret, headers, body + b" ")
+    assert not names["is_ours"](secret.replace("MD", "MF"), headers, body)
+    assert not names["is_ours"](secret, headers | {"webhook-timestamp": "1"}, body)
 
 
 @pytest.mark.parametrize(
