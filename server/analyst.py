@@ -27,7 +27,7 @@ class Analyst:
     @property
     def covers(self) -> bool:
         """Whether `cover` hides anything: then nobody may see packets as they came."""
-        return False
+        return self._scene is not None and bool(self._scene.layout.masks)
 
     def cover(self, video_frame: "VideoFrame") -> "VideoFrame":
         """On the decoder thread: the picture without what nobody may see."""

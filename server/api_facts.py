@@ -193,6 +193,17 @@ class PictureStats(TypedDict):
     answer_ms: Durations
 
 
+class JournalNow(TypedDict):
+    state: Literal["off", "idle", "ready", "away"]
+    last_error: str
+    written: int
+    waiting: int
+    lost: int
+    pictures_lost: int
+    forgotten: int
+    write_ms: Durations
+
+
 class Stats(TypedDict):
     version: str
     taken_unix_ms: float
@@ -205,6 +216,7 @@ class Stats(TypedDict):
     pictures: PictureStats
     sessions: list[SessionStatistics]
     stages_ms: dict[str, Durations]
+    journal: JournalNow
     bulletin: BulletinStatistics
     audience: AudienceStatistics
     mqtt: MqttStatistics
@@ -299,6 +311,34 @@ class Counts(TypedDict):
     zones: dict[str, ZoneCount]
     lines: dict[str, LineCount]
     not_followed: int
+
+
+# "class" is no name that a class could have.
+EventTold = TypedDict(
+    "EventTold",
+    {
+        "id": str,
+        "stream": str,
+        "kind": Literal["enter", "leave", "dwell", "cross", "appear"],
+        "class": str,
+        "track_id": int | None,
+        "zone": str | None,
+        "started_unix_ms": int,
+        "ended_unix_ms": int | None,
+        "score": float,
+        "box": list[float] | None,
+        "direction": NotRequired[Literal["forward", "backward"]],
+        "snapshot_url": str | None,
+        "interrupted": bool,
+        "acknowledged_unix_ms": int | None,
+        "acknowledged_by": str | None,
+    },
+)
+
+
+class EventPage(TypedDict):
+    events: list[EventTold]
+    next: str | None
 
 
 class TokenWish(TypedDict):
@@ -547,6 +587,27 @@ FACTS: Mapping[tuple[str, str], Facts] = {
         "zones", answers(ZoneLayout), Body(JSON, ZoneLayout), refusals=(409, 422, 503)
     ),
     ("GET", "/api/streams/{stream}/counts"): Facts("zones", answers(Counts), refusals=(503,)),
+    ("GET", "/api/events"): Facts(
+        "history",
+        answers(EventPage),
+        refusals=(400, 404, 503),
+        query={
+            "stream": "of this stream only",
+            "class": "of this class only",
+            "zone": "in this zone or over this line only",
+            "kind": "enter, leave, dwell, cross or appear",
+            "since": "begun at or after, milliseconds since 1970",
+            "until": "begun before, milliseconds since 1970",
+            "acknowledged": "true or false",
+            "limit": "events a page, 1 to 500, 50 by default",
+            "cursor": "next of the page before",
+        },
+    ),
+    ("GET", "/api/events/{id}"): Facts("history", answers(EventTold), refusals=(503,)),
+    ("GET", "/api/events/{id}/snapshot.jpg"): Facts(
+        "history", {200: Body("image/jpeg")}, refusals=(503,)
+    ),
+    ("POST", "/api/events/{id}/acknowledge"): Facts("history", answers(EventTold), refusals=(503,)),
     ("GET", "/api/models"): Facts("detector", answers(Models)),
     ("PUT", "/api/model"): Facts(
         "detector", answers(ModelAnswer), Body(JSON, ModelName), refusals=(404, 422, 503)

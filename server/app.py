@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from server.access_api import access_routes
 from server.analyst import Analyst
 from server.audience import Audience
 from server.auth import Authority
-from server.bulletin import Bulletin
+from server.bulletin import EVENTS, Bulletin
 from server.call_options import CallOptions
 from server.clock import now_ns
 from server.desk import Desk
@@ -27,9 +27,11 @@ from server.event_api import EventApi
 from server.feed import Feed
 from server.gate import Gate, hold, principal_of
 from server.gateway import Gateway, link_header
+from server.history_api import HistoryApi
 from server.holdings import Holdings
 from server.hub import Hub, SentShot
 from server.inference import Detector, InferenceWorker
+from server.journal import Journal
 from server.limits import CpuMeter, Limits, Load
 from server.metrics import MetricsPage
 from server.model_change import ModelChanger, model_folders
@@ -52,6 +54,7 @@ from server.signaling import Signaling, refuse_honestly
 from server.state_files import state_folder
 from server.status import Status, model_json
 from server.stills_api import StillsApi
+from server.storing import choose_store
 from server.streams import ANNOTATED, Publication, Stream, Streams
 from server.streams_api import StreamsApi
 from server.telemetry import FrameTelemetry, LoopLagSampler
@@ -64,6 +67,7 @@ logger = logging.getLogger(__name__)
 
 SIGNALING = web.AppKey("signaling", Signaling)
 BULLETIN = web.AppKey("bulletin", Bulletin)
+JOURNAL = web.AppKey("journal", Journal)
 INFERENCE = web.AppKey("inference", InferenceWorker)
 
 
@@ -118,6 +122,16 @@ def make_detector(settings: Settings) -> Detector | None:
     return load_for_cameras(settings.detector) if settings.detector.model else None
 
 
+def make_journal(settings: Settings, bulletin: Bulletin) -> Journal:
+    """Events into the database of the settings, and from there to whoever listens."""
+    choice = choose_store(settings)
+
+    def post(stream: str, message: Mapping[str, Any]) -> None:
+        bulletin.post(EVENTS, stream, message)
+
+    return Journal(settings.store, choice.make, post, eager=choice.eager)
+
+
 def load_for_cameras(settings: DetectorSettings) -> Detector:
     """A detector that also prepares for the sizes cameras have; a stranger's file is tried first,
     where it can end no process but its own."""
@@ -153,7 +167,13 @@ def make_app(
     def options_now() -> RtcOptions:
         return rtc_options(settings.rtc, ice_credentials(settings, "server"))
 
-    scenes = Scenes(state_folder(settings.auth), tracking=settings.analysis.tracking)
+    bulletin = app[BULLETIN] = Bulletin()
+    journal = app[JOURNAL] = make_journal(settings, bulletin)
+    scenes = Scenes(
+        state_folder(settings.auth),
+        tracking=settings.analysis.tracking,
+        on_happening=journal.happened,
+    )
 
     def make_analyst(stream: str) -> Analyst | None:
         """For a source of this stream, or of none."""
@@ -205,7 +225,6 @@ def make_app(
             describe=describe,
         )
 
-    bulletin = app[BULLETIN] = Bulletin()
     streams = Streams(settings.streams, make_hub, frames, bulletin)
     registry = Registry(settings.session, make_session, streams, make_viewer)
     first_options = CallOptions(mode=settings.session.mode, confidence=settings.session.confidence)
@@ -238,7 +257,9 @@ def make_app(
     gate.install(app)
     mqtt = MqttOutlet(settings.mqtt, bulletin, __version__)
     webhooks = Webhooks(settings.webhooks, bulletin, __version__)
-    status = Status(registry, inference, frames, loop_lag, bulletin, audience, desk, mqtt, webhooks)
+    status = Status(
+        registry, inference, frames, loop_lag, bulletin, audience, desk, mqtt, webhooks, journal
+    )
     loader = ThreadPoolExecutor(1, thread_name_prefix="load")
     changer = ModelChanger(
         settings.detector, load, inference, loader, model_folders(settings.detector)
@@ -270,10 +291,11 @@ def make_app(
             *signaling.routes(),
             *access_routes(),
             *gateway.routes(),
-            *ZonesApi(scenes).routes(),
             *streams_api.routes(),
             *stills_api.routes(),
             *event_api.routes(),
+            *ZonesApi(scenes).routes(),
+            *HistoryApi(journal).routes(),
             *pages.routes(),
             *sockets.routes(),
             *DetectApi(settings, desk).routes(),
@@ -290,6 +312,7 @@ def make_app(
 
     async def parts(_: web.Application) -> AsyncIterator[None]:
         inference.start()
+        journal.start()
         tasks = [asyncio.create_task(loop_lag.run(), name="loop lag")]
         if settings.detector.replace_after_s:
             tasks.append(asyncio.create_task(watch.run(), name="detector watch"))
@@ -302,6 +325,8 @@ def make_app(
         if lingering:
             logger.warning("Still running: %s", ", ".join(lingering))
         await registry.close(settings.server.shutdown_timeout_s)
+        # What ended with the calls is written and told.
+        await journal.close(settings.session.close_timeout_s)
         # What the end of the calls gave rise to is still told.
         await asyncio.gather(mqtt.close(OUTLET_CLOSE_S), webhooks.close(OUTLET_CLOSE_S))
         bulletin.close()

@@ -5,6 +5,7 @@ SightlineError
  +- ModelError             a model file cannot be used, and why
  |   +- UnknownModelError  nobody recognises its outputs: what was found, what would fit
  |   +- ParityError        the loaded engine disagrees with the reference answer
+ +- StoreRefusedError      the database will never take what it was given
  +- RequestError           the caller is wrong: 4xx
  |   +- MalformedError         400  not what the route takes
  |   +- UnauthorizedError      401  no valid key or token
@@ -44,6 +45,10 @@ class UnknownModelError(ModelError):
 
 class ParityError(ModelError):
     """The engine's answer differs from the reference by more than is allowed."""
+
+
+class StoreRefusedError(SightlineError):
+    """The database will never take what it was given; trying again is of no use."""
 
 
 class RequestError(SightlineError):

@@ -52,3 +52,11 @@ class Event:
 def new_event_id(unix_ms: int) -> str:
     """Not to be guessed, and in the order of time within one run of the clock."""
     return f"{unix_ms & 0xFFFF_FFFF_FFFF:012x}{secrets.token_hex(10)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event as it is to be written, with its picture where there is a (better) one."""
+
+    event: Event
+    jpeg: bytes | None = None

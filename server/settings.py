@@ -331,6 +331,21 @@ class AnalysisSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Where events are kept, and for how long (docs/analytics.md)."""
+
+    store: str = key(
+        "auto",
+        "database of events: a URL (sqlite:////folder/events.db, postgresql://user@host/name), "
+        "off, or auto: a file in state_dir, made with the first event",
+    )
+    events_keep_days: float = key(30.0, "events older than this are deleted", low=0.01, high=36_500)
+    events_max_mib: int = key(
+        1024, "room for events and their pictures; beyond it the oldest go", low=1, high=10_000_000
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class AuthSettings:
     """Who may do what (docs/access.md)."""
 
@@ -500,6 +515,7 @@ class Settings:
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
     analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
+    store: StoreSettings = field(default_factory=StoreSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
@@ -518,6 +534,7 @@ GROUPS: tuple[tuple[str, type[Any]], ...] = (
     ("detector", DetectorSettings),
     ("scheduling", SchedulingSettings),
     ("analysis", AnalysisSettings),
+    ("store", StoreSettings),
     ("auth", AuthSettings),
     ("limits", LimitSettings),
     ("tls", TlsSettings),

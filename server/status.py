@@ -19,6 +19,7 @@ from server.bulletin import Bulletin, BulletinStatistics
 from server.clock import NS_PER_S, now_ns, unix_ms
 from server.desk import Desk, DeskStatistics
 from server.inference import InferenceStatistics
+from server.journal import Journal, JournalStatistics
 from server.mqtt import MqttOutlet, MqttStatistics
 from server.registry import RegistryStatistics
 from server.session import SessionStatistics
@@ -66,6 +67,7 @@ class ServerStatistics:
     desk: DeskStatistics
     mqtt: MqttStatistics
     webhooks: tuple[WebhookStatistics, ...]
+    journal: JournalStatistics
     process: ProcessStatistics
 
 
@@ -83,6 +85,7 @@ class Status:
         desk: Desk,
         mqtt: MqttOutlet,
         webhooks: Webhooks,
+        journal: Journal,
     ) -> None:
         self._registry = registry
         self._inference = inference
@@ -93,6 +96,7 @@ class Status:
         self._desk = desk
         self._mqtt = mqtt
         self._webhooks = webhooks
+        self._journal = journal
         self._started_at_ns = now_ns()
 
     def statistics(self) -> ServerStatistics:
@@ -110,6 +114,7 @@ class Status:
             desk=self._desk.statistics(),
             mqtt=self._mqtt.statistics(),
             webhooks=self._webhooks.statistics(),
+            journal=self._journal.statistics(),
             process=self._process(),
         )
 
@@ -211,6 +216,10 @@ def statistics_json(statistics: ServerStatistics) -> dict[str, Any]:
         },
         "sessions": [session_json(session) for session in statistics.registry.sessions],
         "stages_ms": {name: value.to_json() for name, value in statistics.stages.items()},
+        "journal": {
+            **plain(statistics.journal),
+            "write_ms": statistics.journal.write_ms.to_json(),
+        },
         "bulletin": plain(statistics.bulletin),
         "audience": plain(statistics.audience),
         "mqtt": plain(statistics.mqtt),

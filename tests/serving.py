@@ -20,9 +20,10 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamError
 
-from server.app import BULLETIN, INFERENCE, SIGNALING, load_for_cameras, make_app
+from server.app import BULLETIN, INFERENCE, JOURNAL, SIGNALING, load_for_cameras, make_app
 from server.bulletin import Bulletin
 from server.inference import Detector, InferenceWorker
+from server.journal import Journal
 from server.registry import Registry
 from server.settings import DetectorSettings, Settings
 from tests.fakes import grey_video_frame
@@ -40,6 +41,7 @@ class Serving:
     registry: Registry
     bulletin: Bulletin
     inference: InferenceWorker
+    journal: Journal
 
     def inference_state(self) -> str:
         return self.inference.statistics().state
@@ -69,7 +71,14 @@ async def serving(
     try:
         async with ClientSession() as http:
             url = f"http://{host}:{port}"
-            yield Serving(url, http, app[SIGNALING].registry, app[BULLETIN], app[INFERENCE])
+            yield Serving(
+                url,
+                http,
+                app[SIGNALING].registry,
+                app[BULLETIN],
+                app[INFERENCE],
+                app[JOURNAL],
+            )
     finally:
         await runner.cleanup()
 

@@ -166,7 +166,7 @@ def imported_by(folder: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("server", ["openvino", "mqtt"]),
+        ("server", ["openvino", "mqtt", "store"]),
         ("sightline", []),
         ("tools", ["openvino", "evaluate", "train"]),
         ("bench", ["openvino", "dev"]),

@@ -38,7 +38,7 @@ LIBRARIES = {
     "/usr/lib/*/gstreamer-1.0/libgstx264.so": "gstreamer1.0-plugins-ugly",
 }
 # What tests talk to, and its Debian package.
-SERVERS = {"mosquitto": "mosquitto"}
+SERVERS = {"mosquitto": "mosquitto", "pg_ctlcluster": "postgresql"}
 TYPESCRIPT = "typescript@7.0.2"
 NODE_FOLDER = ROOT / ".cache" / "node"
 STAMP_NAME = "sightline.json"

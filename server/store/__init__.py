@@ -1,0 +1,1 @@
+"""Events and clips in a database: the only door to SQLAlchemy and Alembic, imported when used."""
