@@ -18,7 +18,8 @@ import { json, request } from './signaling.js';
  * @property {number} age_s
  * @property {Partial<Options>|null} [options]
  * @property {Record<string, string>} [urls]
- * @property {string|null} [last_error]
+ * @property {{address: string, state: string, last_error: string}|null} [pull] what the server
+ *   fetches itself
  */
 
 /**
@@ -74,6 +75,21 @@ export async function postStream(name, source) {
 /** @param {string} name */
 export async function deleteStream(name) {
   await request(pathOf(name), { method: 'DELETE' });
+}
+
+/** @param {string} name @returns {Promise<any>} zones, lines, masks and `appear` */
+export async function getLayout(name) {
+  return json(await request(`${pathOf(name)}/zones`, { method: 'GET' }));
+}
+
+/** @param {string} name @param {object} layout */
+export async function putLayout(name, layout) {
+  await request(`${pathOf(name)}/zones`, { method: 'PUT', body: JSON.stringify(layout) });
+}
+
+/** @param {string} name @param {AbortSignal} signal @returns {Promise<any>} who is inside, who came and crossed */
+export async function getCounts(name, signal) {
+  return json(await request(`${pathOf(name)}/counts`, { method: 'GET' }, signal));
 }
 
 /** @param {string} name */

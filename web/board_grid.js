@@ -58,10 +58,20 @@ export function ordered(names, order) {
   );
 }
 
+/** A tile of this server that sends this page's key. @param {string} name */
+function tileFor(name) {
+  const tile = /** @type {SightlineTile} */ (document.createElement('sightline-tile'));
+  tile.setAttribute('src', './');
+  tile.setAttribute('stream', name);
+  // It is never written into the document.
+  tile.tokenSource = async () => bearer()['Authorization']?.slice(7) ?? '';
+  return tile;
+}
+
 class Cell {
   /** @type {string} */ name;
   node = document.createElement('article');
-  tile = /** @type {SightlineTile} */ (document.createElement('sightline-tile'));
+  tile;
   #health = document.createElement('span');
   tune = iconButton('i-tune', '');
   move = iconButton('i-move', '');
@@ -73,10 +83,7 @@ class Cell {
     this.node.className = 'cell';
     this.node.dataset['name'] = name;
     this.node.setAttribute('aria-label', name);
-    this.tile.setAttribute('src', './');
-    this.tile.setAttribute('stream', name);
-    // The key is the page's; it is never written into the document.
-    this.tile.tokenSource = async () => bearer()['Authorization']?.slice(7) ?? '';
+    this.tile = tileFor(name);
     label(this.tune, `Settings of ${name}`);
     label(this.move, `Move ${name}: arrow keys, or drag`);
     label(this.solo, `Only ${name}`);
@@ -90,10 +97,12 @@ class Cell {
 
   /** @param {StreamNow} stream */
   show(stream) {
-    const { fps, viewers, live, size } = stream;
+    const { fps, viewers, live, size, pull } = stream;
     const words = live
       ? `${Math.round(fps)} fps · ${size[1]}p · ${viewers} watching`
-      : 'no signal';
+      : pull && pull.state !== 'playing'
+        ? `${pull.state}${pull.last_error ? `: ${pull.last_error}` : ''}`
+        : 'no signal';
     if (this.#health.textContent !== words) this.#health.textContent = words;
     this.node.toggleAttribute('data-quiet', !live);
   }
@@ -129,6 +138,22 @@ export class Grid {
   /** @param {string} name */
   tileOf(name) {
     return this.#cells.get(name)?.tile ?? null;
+  }
+
+  /**
+   * Show a tile in another place, without a stop in its picture.
+   * @param {string} name
+   * @param {HTMLElement} place
+   * @returns {() => void} takes it back
+   */
+  lend(name, place) {
+    const cell = this.#cells.get(name);
+    if (!cell) return () => {};
+    moveInto(place, cell.tile, place.firstElementChild);
+    return () => {
+      if (this.#cells.get(name) === cell) moveInto(cell.node, cell.tile, cell.node.firstElementChild);
+      else cell.tile.remove();
+    };
   }
 
   get solo() {

@@ -13,6 +13,7 @@ import { Failure } from './failures.js';
  * @typedef {object} PanelEvents
  * @property {() => void} closed
  * @property {() => void} changed the streams are other ones now
+ * @property {(name: string) => void} draw the person wants to draw on its picture
  */
 
 const DEBOUNCE_MS = 150;
@@ -48,6 +49,7 @@ export class Panel {
         this.#change({ mode: /** @type {any} */ (event.target.value) });
       }
     });
+    element('panel-draw', HTMLButtonElement).addEventListener('click', () => this.#events.draw(this.#name));
     this.#remove.addEventListener('click', () => void this.#removeStream());
   }
 
@@ -72,6 +74,7 @@ export class Panel {
     this.#root.hidden = false;
     this.#showAddresses(stream);
     this.show(stream, null, null);
+    this.showCounts(null, null);
     element('panel-close', HTMLButtonElement).focus();
   }
 
@@ -96,7 +99,8 @@ export class Panel {
       ['Age here', shown?.ageMs == null ? '–' : `${shown.ageMs} ms${shown.rung === 'low' ? ', half size' : ''}`],
       ['Running for', span(stream.age_s)],
     ];
-    if (stream.last_error) facts.push(['Last trouble', stream.last_error]);
+    if (stream.pull) facts.splice(1, 0, ['Fetched from', `${stream.pull.address}, ${stream.pull.state}`]);
+    if (stream.pull?.last_error) facts.push(['Last trouble', stream.pull.last_error]);
     fill(element('panel-facts', HTMLElement), facts.map(([name, value]) => row(name ?? '', value ?? '')));
     const options = stream.options;
     element('panel-options', HTMLElement).hidden = !options;
@@ -105,6 +109,25 @@ export class Panel {
     if (viewers === null) fill(list, [item(`${stream.viewers} watching`)]);
     else if (!viewers.length) fill(list, [item('Nobody')]);
     else fill(list, viewers.slice(0, 20).map(watcher));
+  }
+
+  /**
+   * @param {any} layout zones and lines of the stream
+   * @param {any} counts of them
+   */
+  showCounts(layout, counts) {
+    const rows = [];
+    for (const zone of layout?.zones ?? []) {
+      const count = counts?.zones?.[zone.id] ?? {};
+      rows.push(item(`${zone.label}: ${count.inside ?? 0} inside · ${count.entered ?? 0} came · ${count.left ?? 0} left`));
+    }
+    for (const line of layout?.lines ?? []) {
+      const count = counts?.lines?.[line.id] ?? {};
+      rows.push(item(`${line.label}: ${count.forward ?? 0} forward · ${count.backward ?? 0} back`));
+    }
+    const masks = layout?.masks?.length ?? 0;
+    if (masks) rows.push(item(masks === 1 ? '1 mask' : `${masks} masks`));
+    fill(element('panel-counts', HTMLElement), rows);
   }
 
   /** @param {Partial<Options>} options */

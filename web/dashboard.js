@@ -2,10 +2,11 @@
 
 import { askForKey, forgetKey, hasKey } from './access.js';
 import { AddDialog } from './board_add.js';
-import { getStats, getStreams } from './board_api.js';
+import { getCounts, getLayout, getStats, getStreams } from './board_api.js';
 import { EventList } from './board_events.js';
 import { Grid } from './board_grid.js';
 import { Panel } from './board_panel.js';
+import { ZoneEditor } from './board_zones.js';
 import { element } from './classes.js';
 import { Failure } from './failures.js';
 import { getConfig } from './signaling.js';
@@ -68,7 +69,8 @@ const grid = new Grid(element('grid', HTMLElement), layout, {
     spoken.textContent = said;
   },
 });
-const panel = new Panel({ closed: () => {}, changed: () => void poll() });
+const panel = new Panel({ closed: () => {}, changed: () => void poll(), draw });
+const editor = new ZoneEditor();
 const add = new AddDialog(
   () => grid.names,
   () => void poll(),
@@ -93,6 +95,12 @@ function openPanel(name) {
   if (!stream) return;
   panel.open(stream);
   void poll();
+}
+
+/** @param {string} name */
+function draw(name) {
+  const stream = streams.find((each) => each.name === name);
+  if (stream) void editor.open(name, stream.size, (place) => grid.lend(name, place));
 }
 
 /** One question for everything on the page. */
@@ -123,7 +131,15 @@ async function poll() {
 
 /** Who watches the stream whose panel is open. */
 async function lookCloser() {
-  if (!panel.name || !seesStats) return;
+  const { name } = panel;
+  if (!name) return;
+  try {
+    const [drawn, counts] = await Promise.all([getLayout(name), getCounts(name, ended.signal)]);
+    if (panel.name === name) panel.showCounts(drawn, counts);
+  } catch (failure) {
+    if (!(failure instanceof Failure)) throw failure; // not for this key
+  }
+  if (!seesStats) return;
   try {
     const stats = await getStats(ended.signal);
     viewers = (stats['viewers'] ?? []).filter((/** @type {ViewerNow} */ { stream }) => stream === panel.name);

@@ -37,8 +37,9 @@ MODULES: tuple[tuple[str, object], ...] = (
 @pytest.fixture
 def server(tmp_path: Path, detector_file: Path) -> ServerProcess:
     return ServerProcess(
-        tmp_path / "server.log", "--model", str(detector_file), "--provider", "cpu"
-    )
+        tmp_path / "server.log", "--model", str(detector_file), "--provider", "cpu",
+        "--state-dir", str(tmp_path / "state"), "--demo", "off",
+    )  # fmt: skip
 
 
 async def test_streams_are_shown_tuned_and_put_in_order(
@@ -82,6 +83,28 @@ async def test_streams_are_shown_tuned_and_put_in_order(
             f"{STREAMS}.then((all) => all.find((s) => s.name === 'yard').options)"
             ".then((o) => o.confidence === 0.75 && o.mode === 'smooth')"
         )
+        # What crosses itself is refused in words; what is drawn well is kept.
+        await page.click("#panel-draw")
+        await page.wait_for("!document.querySelector('#draw-save').disabled")
+        await draw(page, (0.2, 0.2), (0.8, 0.8), (0.8, 0.2), (0.2, 0.8))
+        await page.click("#draw-save")
+        await page.wait_for("document.querySelector('#draw-said').textContent.includes('crosses')")
+        await page.click("#draw-list .link")
+        await draw(page, (0.2, 0.2), (0.8, 0.2), (0.8, 0.8))
+        await page.evaluate("document.querySelector('[data-corner=\"0\"]').focus()")
+        await page.press("ArrowRight")
+        await page.click("#draw-save")
+        await page.wait_for("!document.querySelector('#draw').open")
+        corners = (
+            "fetch('/api/streams/yard/zones').then((r) => r.json()).then((l) => l.zones[0].points)"
+        )
+        (x, y), *others_of_zone = await page.evaluate(corners)
+        assert (x, y) == (pytest.approx(0.21, abs=0.01), pytest.approx(0.2, abs=0.01))
+        assert len(others_of_zone) == 2
+        await page.wait_for(
+            "document.querySelector('#panel-counts').textContent.includes('Zone 1')"
+        )
+
         others = f"{STREAMS}.then((all) => all.find((s) => s.name === 'attic').options.confidence)"
         assert await page.evaluate(others) != 0.75
         await page.press("Escape")
@@ -109,7 +132,8 @@ async def test_the_dashboard_asks_for_a_key_and_shows_what_it_may(
     keys.chmod(0o600)
     server = ServerProcess(
         tmp_path / "server.log",
-        "--auth", "on", "--state-dir", str(tmp_path / "state"), "--api-keys-file", str(keys),
+        "--auth", "on", "--demo", "off", "--state-dir", str(tmp_path / "state"),
+        "--api-keys-file", str(keys),
     )  # fmt: skip
     async with (
         server,
@@ -164,3 +188,15 @@ async def _qr_is_for_own_addresses(page: Page) -> None:
         "location.origin + '/' + 'x'.repeat(400)",
     ):
         assert await page.evaluate(status.format(text)) == 400, text
+
+
+async def draw(page: Page, *corners: tuple[float, float]) -> None:
+    """A zone with these corners, in shares of the picture."""
+    await page.click("#draw-zones")
+    left, top, width, height = await page.evaluate(
+        "(({ x, y, width, height }) => [x, y, width, height])"
+        "(document.querySelector('#draw-svg').getBoundingClientRect())"
+    )
+    for x, y in corners:
+        await page.click_at(left + x * width, top + y * height)
+    await page.press("Enter")
