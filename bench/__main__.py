@@ -24,6 +24,8 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "soak": ("bench.soak", "does the server stay as it was over time"),
     "websocket": ("bench.websocket", "JPEG over WebSocket, beside a plain server of that shape"),
     "stages": ("bench.stages", "each stage of a frame's way alone"),
+    "compare": ("bench.compare", "side by side with what a user would take instead"),
+    "floor": ("bench.floor", "what the same work costs without a server"),
     "echo": ("bench.echo", "a server that echoes, to know the floor"),
 }
 

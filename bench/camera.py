@@ -67,6 +67,8 @@ class Camera(MediaStreamTrack):
         # The instant each picture was handed to the encoder, by frame number. The decoder
         # thread reads entries that were there before their picture left.
         self.handed_at_ns: list[int] = []
+        # Which picture of the clip each was, as its slot.
+        self.slots: list[int] = []
         self.send_times: list[SendTimes] = []
         self.slots_skipped = 0
 
@@ -94,10 +96,15 @@ class Camera(MediaStreamTrack):
         video_frame.time_base = VIDEO_TIME_BASE
         luma = plane_view(video_frame, 0)
         number = len(self.handed_at_ns)
+        self.slots.append(slot.index)
         handed_at_ns = now_ns()
         barcode.stamp(luma, barcode.Mark(handed_at_ns // NS_PER_US, number))
         self.handed_at_ns.append(handed_at_ns)
         return StampedPicture(self, video_frame, handed_at_ns)
+
+    def source(self, number: int) -> "VideoFrame":
+        """The picture of the clip that was sent as `number`; its bar code may be a later one."""
+        return self._clip.picture(self.slots[number])
 
     def note_sent(self, times: SendTimes) -> None:
         """One per picture that was encoded; bounded with the pictures themselves."""

@@ -49,7 +49,7 @@ class Clip:
 
     def copy(self) -> "Clip":
         """The same pictures in memory of their own, for another client."""
-        return Clip(self.name, self.size_wh, tuple(map(_copy, self.video_frames)))
+        return Clip(self.name, self.size_wh, tuple(map(copied, self.video_frames)))
 
 
 def load_clip(path: Path | None, size_wh: tuple[int, int], fps: float, max_bytes: int) -> Clip:
@@ -78,7 +78,8 @@ def ping_pong(index: int, count: int) -> int:
     return place if place < count else 2 * count - 2 - place
 
 
-def _copy(video_frame: "VideoFrame") -> "VideoFrame":
+def copied(video_frame: "VideoFrame") -> "VideoFrame":
+    """The same picture in memory of its own."""
     twin = av.VideoFrame(video_frame.width, video_frame.height, video_frame.format.name)
     for index in range(len(video_frame.planes)):
         plane_view(twin, index)[:] = plane_view(video_frame, index)

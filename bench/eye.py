@@ -9,6 +9,8 @@ from bench.planes import plane_view
 from server.clock import now_ns
 
 if TYPE_CHECKING:
+    from av import VideoFrame
+
     from server.rtc.decoding import DecodedFrame
 
 NS_PER_US: Final = 1_000
@@ -26,6 +28,14 @@ class Returned:
     """Decoded and its bar code read: the end of the way from glass to glass."""
     copy: int
     """The strip it was read from: 0 at the top, 1 at the bottom."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """A returned picture itself, to look at what is drawn on it. Read-only: the decoder's."""
+
+    number: int
+    video_frame: "VideoFrame"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,15 @@ class Eye:
         self._repeated = 0
         self._newest = -1
         self.returned: list[Returned] = []
+        self.kept: list[Kept] = []
+        self._keep = 0
+        self._every = 1
+        self._next_kept = 0
+
+    def keep(self, count: int, every: int) -> None:
+        """On the loop, once: hold on to so many of the pictures to come, one of `every`."""
+        self._every = every
+        self._keep = count
 
     def see(self, decoded: "DecodedFrame") -> None:
         """The sink of the incoming track."""
@@ -83,6 +102,9 @@ class Eye:
         )
         if len(self.returned) == 1:
             self._on_first()
+        if len(self.kept) < self._keep and number >= self._next_kept:
+            self._next_kept = number + self._every
+            self.kept.append(Kept(number, decoded.video_frame))
 
     def statistics(self) -> EyeStatistics:
         """A snapshot; two of them subtract to a window."""

@@ -14,12 +14,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
 from bench.camera import Camera
-from bench.clip import MAX_BYTES, Clip, load_clip
+from bench.clip import MAX_BYTES, Clip, copied, load_clip
 from bench.command import (
     OK,
     OVER_BUDGET,
@@ -30,6 +30,7 @@ from bench.command import (
     show_progress,
 )
 from bench.errors import ServerError, UsageError
+from bench.floor import describe_ratio, measure_apart, ratio_to
 from bench.options import (
     add_budget,
     add_mode,
@@ -49,15 +50,25 @@ from bench.usage import UsageMeter, told_usage
 from bench.window import Window, client_report
 from server.clock import NS_PER_S, now_ns
 
+if TYPE_CHECKING:
+    from av import VideoFrame
+
 FIRST_PICTURE_TIMEOUT_S: Final = 20.0
 HTTP_TIMEOUT_S: Final = 10.0
+# Arguments of the server that `bench floor` takes too.
+ENGINE_ARGS: Final = ("--provider=", "--precision=", "--threads=")
 # Pictures that left at the end of the window are given this long to come back.
 TAIL_S: Final = 1.0
 # Clients start at irregular places of the interval, as cameras do: shares of the golden ratio
 # never fall together, and are the same in each run.
 PHASE_STEP: Final = 0.618034
 
+# Returned pictures of each client that are looked at afterwards, spread over the window.
+PICTURES_KEPT: Final = 8
+
 Progress = Callable[[str], None]
+Look = Callable[[Sequence[tuple["VideoFrame", "VideoFrame"]]], None]
+"""Told once: pictures as they were sent and as they came back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +120,18 @@ class GlassSettings:
             model = ["--model", "none"]
         return ["server", "--host", "127.0.0.1", *TAKES_EVERY_CALL, *model, *self.server_args]
 
+    def floor_args(self) -> list[str]:
+        """The same work for `bench floor`; the engine's settings are those given to the server."""
+        width, height = self.size_wh
+        arguments = ["--size", f"{width}x{height}", "--codec", self.codec]
+        arguments += ["--fps", f"{self.fps:g}"]
+        arguments += [] if self.clip is None else ["--clip", str(self.clip)]
+        if not self.detector or self.against != "server":
+            return [*arguments, "--model", "none"]
+        arguments += [] if self.model is None else ["--model", self.model]
+        engine = [a for a in self.server_args if a.startswith(ENGINE_ARGS)]
+        return [*arguments, *engine]
+
     def to_record(self) -> dict[str, Any]:
         """For the record: names of files without their folders."""
         return {
@@ -139,7 +162,7 @@ async def measure(settings: GlassSettings, progress: Progress) -> list[RunReport
         progress(f"{label}: starting the server")
         async with _server(settings) as server:
             reports.append(
-                await _measure_run(settings, server, clips, partial(_say, progress, label))
+                await measure_run(settings, server, clips, partial(_say, progress, label))
             )
     return reports
 
@@ -157,9 +180,14 @@ async def _server(settings: GlassSettings) -> AsyncIterator[RunningServer]:
         yield server
 
 
-async def _measure_run(
-    settings: GlassSettings, server: RunningServer, clips: Sequence[Clip], progress: Progress
+async def measure_run(
+    settings: GlassSettings,
+    server: RunningServer,
+    clips: Sequence[Clip],
+    progress: Progress,
+    look: Look | None = None,
 ) -> RunReport:
+    """One run against a running server. `look` is given pictures that came back after it."""
     planned_s = settings.warmup_s + settings.seconds + FIRST_PICTURE_TIMEOUT_S + TAIL_S
     async with AsyncExitStack() as stack:
         executor = concurrent.futures.ThreadPoolExecutor(settings.clients, "client-encode")
@@ -192,17 +220,23 @@ async def _measure_run(
 
         await _pass_time(settings.warmup_s, "warming up", progress, peers)
         client_meter, server_meter = UsageMeter(os.getpid()), UsageMeter(server.pid)
-        stats_before = await _stats(http, server.url)
+        stats_before = await server_statistics(http, server.url)
         eyes_before = [peer.eye.statistics() for peer in peers]
+        if look is not None:
+            every = max(1, round(settings.seconds * settings.fps / PICTURES_KEPT))
+            for peer in peers:
+                peer.eye.keep(PICTURES_KEPT, every)
         begin_at_ns = now_ns()
         await _pass_time(settings.seconds, "measuring", progress, peers)
         window = Window(begin_at_ns, now_ns())
         client_usage, server_usage = client_meter.read(), server_meter.read()
         eyes_after = [peer.eye.statistics() for peer in peers]
-        stats = await _stats(http, server.url)
+        stats = await server_statistics(http, server.url)
         if server_usage is None:
             server_usage = told_usage(stats_before, stats, window.duration_s)
         await asyncio.sleep(TAIL_S)
+        if look is not None:
+            look([pair for peer in peers for pair in _sent_and_returned(peer)])
 
         answer = peers[0].answer
         return RunReport(
@@ -230,6 +264,10 @@ async def _measure_run(
         )
 
 
+def _sent_and_returned(peer: Peer) -> list[tuple["VideoFrame", "VideoFrame"]]:
+    return [(copied(peer.camera.source(k.number)), k.video_frame) for k in peer.eye.kept]
+
+
 async def _pass_time(
     duration_s: float, what: str, progress: Progress, peers: Sequence[Peer]
 ) -> None:
@@ -242,13 +280,24 @@ async def _pass_time(
             peer.check_alive()
 
 
-async def _stats(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:
+async def server_statistics(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     try:
         async with http.get(f"{url}/api/stats") as response:
             stats = await response.json(content_type=None)
     except (aiohttp.ClientError, ValueError, TimeoutError) as error:
         raise ServerError(f"no statistics from {url}/api/stats: {error!r}") from error
     return stats if isinstance(stats, dict) else {}
+
+
+async def _with_floor(
+    settings: GlassSettings, wanted: bool, progress: Progress
+) -> tuple[dict[str, Any] | None, list[RunReport]]:
+    """The floor first, which is of this machine and the started server's own engine."""
+    floor = None
+    if wanted:
+        progress("measuring the floor")
+        floor = await measure_apart(settings.floor_args())
+    return floor, await measure(settings, progress)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -271,11 +320,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to start: the server, our transport alone, or plain aiortc (server)",
     )
     add("--no-channel", action="store_true", help="without the data channel: no stage times")
+    add("--floor", action="store_true", help="measure what the work costs without a server too")
     add_budget(parser, "the worst client")
     add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.floor and options.url is not None:
+        raise UsageError("--url: the floor is that of a server which the bench starts here")
     settings = GlassSettings(
         **calls(options),
         clients=options.clients,
@@ -289,12 +341,17 @@ def run(options: argparse.Namespace) -> int:
         budget_ms=options.budget_ms,
     )
     make_record = record_begun("glass")
-    reports = run_async(measure(settings, show_progress))
+    floor, reports = run_async(_with_floor(settings, options.floor, show_progress))
     summary = summarise(reports)
+    lines = [describe(summary, settings.to_record())]
+    if floor is not None:
+        times_floor = ratio_to(floor, summary["worst_client_ms"]["p50"])
+        summary |= {"floor": floor, "times_floor": times_floor}
+        lines.append(describe_ratio(floor, times_floor))
     record = make_record(settings.to_record(), summary, plain(reports))
     width, height = settings.size_wh
     name = f"{settings.against}-{settings.clients}x{width}x{height}-{settings.codec}"
     over, verdict = over_budget(summary["worst_client_ms"]["p95"], settings.budget_ms)
-    text = f"{describe(summary, record.settings)}\n{verdict}"
+    text = "\n".join([*lines, verdict])
     publish(record, options.out, name, text, as_json=options.json)
     return OVER_BUDGET if over else OK

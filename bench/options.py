@@ -57,6 +57,14 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """What runs the model."""
+    add = parser.add_argument
+    add("--provider", default="auto", help="of the detector: auto, openvino, cpu, cuda .. (auto)")
+    add("--precision", default="auto", help="of the detector: auto, fp32, bf16, fp16 (auto)")
+    add("--threads", type=int, default=0, help="of the detector; 0 lets it choose (0)")
+
+
 def add_time(
     parser: argparse.ArgumentParser, *, seconds: float = 10.0, warmup: float = 3.0
 ) -> None:

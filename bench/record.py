@@ -1,6 +1,7 @@
 """One measurement as a JSON record: what was measured, with what, and how."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
@@ -10,6 +11,8 @@ from typing import Any, Final
 from bench.errors import UsageError
 
 FORMAT: Final = 1
+NUMBERS: Final = re.compile(r"\[\s*(?:-?[\d.]+,?\s*)+\]")
+"""A list of nothing but numbers, which is for reading as one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,18 @@ class Record:
         folder.mkdir(parents=True, exist_ok=True)
         instant = self.measured_utc.replace(":", "").replace("-", "")
         path = folder / f"{self.bench}-{instant}-{name}.json"
-        path.write_text(json.dumps(plain(self), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(plain(self), indent=1, allow_nan=False)
+        path.write_text(NUMBERS.sub(_on_one_line, text) + "\n", encoding="utf-8")
         return path
 
 
 def utc_now() -> str:
     """For people and file names, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _on_one_line(found: re.Match[str]) -> str:
+    return " ".join(found[0].split()).replace("[ ", "[").replace(" ]", "]")
 
 
 def plain(value: Any) -> Any:

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +45,14 @@ class RunningServer:
 
 @asynccontextmanager
 async def started(
-    module_args: Sequence[str], python: Path = Path(sys.executable)
+    module_args: Sequence[str],
+    python: Path | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> AsyncIterator[RunningServer]:
     """`python -m <module_args> --port N` on a free loopback port, ended on the way out.
 
     `python` may be that of another environment; modules of this checkout are found all the same.
+    `variables` add to the environment.
 
     Raises `ServerError` with the end of its log when it exits or isn't ready in time.
     """
@@ -58,7 +61,7 @@ async def started(
     with tempfile.TemporaryFile() as log:
         started_at_ns = now_ns()
         process = await asyncio.create_subprocess_exec(
-            str(python),
+            str(python or sys.executable),
             "-m",
             *module_args,
             "--port",
@@ -67,6 +70,7 @@ async def started(
             stdout=log,
             stderr=log,
             cwd=CHECKOUT,
+            env={**os.environ, **(variables or {})},
         )
         try:
             try:

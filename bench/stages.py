@@ -5,22 +5,25 @@ so that caches are as cold as they are in the server, and no network or thread i
 """
 
 import argparse
+import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import av
 from aiortc.codecs import get_capabilities
+from av.codec.context import Flags
 from av.video.codeccontext import VideoCodecContext
 
 from bench.clip import MAX_BYTES, load_clip
 from bench.command import OK, publish, record_begun
 from bench.errors import ServerError, UsageError
 from bench.options import CODECS, add_clip, add_output, add_size
+from bench.pacing import Pace
 from bench.record import plain
 from bench.statistics import Distribution, distribution
-from server.clock import now_ns, ns_to_ms
+from server.clock import NS_PER_S, now_ns, ns_to_ms
 from server.detections import Detected, Detections
 from server.errors import SightlineError
 from server.overlay import Painter
@@ -31,7 +34,19 @@ from server.rtc.options import RtcOptions
 if TYPE_CHECKING:
     from server.rtc.encoders import EncodedPicture, VideoEncoder
 
-STAGES: Final = ("encode in", "decode", "prepare", "infer", "boxes", "draw", "encode out")
+STAGES: Final = (
+    "encode in",
+    "decode",
+    "prepare",
+    "infer",
+    "boxes",
+    "draw",
+    "encode out",
+    "decode out",
+)
+# What no server can leave out: both codecs' work and the model's.
+UNAVOIDABLE: Final = tuple(stage for stage in STAGES if stage != "draw")
+SHAPE_TIMEOUT_S: Final = 30.0
 FPS: Final = 30.0
 BITS_PER_S: Final = 1_500_000
 DECODERS: Final = {"H264": "h264", "VP8": "libvpx"}
@@ -45,9 +60,13 @@ class StageSettings:
     codec: str = "H264"
     clip: Path | None = None
     model: str | None = None
+    provider: str = "auto"
+    precision: str = "auto"
     threads: int = 0
     frames: int = 200
     warmup_frames: int = 30
+    fps: float = 0.0
+    """The rhythm of the frames, as a camera's; 0 for one after another."""
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -55,6 +74,7 @@ class StageSettings:
             ("height", self.size_wh[1], 96, 2304),
             ("frames", self.frames, 10, 100_000),
             ("threads", self.threads, 0, 256),
+            ("fps", self.fps, 0, 240),
         ):
             if not low <= value <= high:
                 raise UsageError(f"--{name}: {value} is outside {low}..{high}")
@@ -66,9 +86,12 @@ class StageSettings:
             "codec": self.codec,
             "clip": "photographs" if self.clip is None else self.clip.name,
             "model": None if self.model is None else Path(self.model).name,
+            "provider": self.provider,
+            "precision": self.precision,
             "threads": self.threads,
             "frames": self.frames,
             "warmup_frames": self.warmup_frames,
+            "fps": self.fps,
         }
 
 
@@ -80,23 +103,31 @@ class StageReport:
     encoder: str
     boxes_per_frame: float
     bytes_per_frame: float
+    unavoidable_ms: Distribution | None = None
+    """Of each frame, the sum of its stages without drawing: the floor."""
+    engine: dict[str, Any] | None = None
+    """What the model really ran on."""
 
 
 def measure(settings: StageSettings) -> StageReport:
     """Blocks until done. Raises `BenchError`."""
     clip = load_clip(settings.clip, settings.size_wh, FPS, MAX_BYTES)
-    decoder = av.CodecContext.create(DECODERS[settings.codec], "r")
-    assert isinstance(decoder, VideoCodecContext)
+    decoder, viewer = _decoder(settings.codec), _decoder(settings.codec)
     encoder_in, encoder_out = _encoder(settings.codec), _encoder(settings.codec)
     painter = Painter()
     durations: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    sums: list[float] = []
     boxes = octets = 0
+    engine: dict[str, Any] | None = None
     with ExitStack() as stack:
         detector = None
         if settings.model is not None:
             detector = _detector(settings)
             stack.callback(detector.close)
+        pace = Pace(settings.fps, now_ns()) if settings.fps else None
         for number in range(settings.warmup_frames + settings.frames):
+            if pace is not None:
+                time.sleep(max(0, pace.next_slot(now_ns()).due_at_ns - now_ns()) / NS_PER_S)
             marks = [now_ns()]
             encoded = encoder_in.encode(clip.picture(number), False, BITS_PER_S, FPS)
             marks.append(now_ns())
@@ -118,6 +149,10 @@ def measure(settings: StageSettings) -> StageReport:
             drawn_at_ns = now_ns()
             returned = encoder_out.encode(picture, False, BITS_PER_S, FPS)
             encoded_at_ns = now_ns()
+            shown_bits = _bitstream(settings.codec, returned)
+            unpacked_at_ns = now_ns()
+            viewer.decode(av.Packet(shown_bits))
+            shown_at_ns = now_ns()
             if number < settings.warmup_frames:
                 continue
             boxes += len(shown)
@@ -130,12 +165,18 @@ def measure(settings: StageSettings) -> StageReport:
                 durations["boxes"].append(ns_to_ms(found.boxed_at_ns - found.inferred_at_ns))
             durations["draw"].append(ns_to_ms(drawn_at_ns - drawing_at_ns))
             durations["encode out"].append(ns_to_ms(encoded_at_ns - drawn_at_ns))
+            durations["decode out"].append(ns_to_ms(shown_at_ns - unpacked_at_ns))
+            sums.append(sum(durations[stage][-1] for stage in UNAVOIDABLE if durations[stage]))
+        if detector is not None:
+            engine = asdict(detector.reports()[0])
     described = {stage: distribution(values) for stage, values in durations.items()}
     return StageReport(
         stages_ms={stage: values for stage, values in described.items() if values is not None},
         encoder=encoder_out.name,
         boxes_per_frame=boxes / settings.frames,
         bytes_per_frame=octets / settings.frames,
+        unavoidable_ms=distribution(sums),
+        engine=engine,
     )
 
 
@@ -151,6 +192,9 @@ def describe(report: StageReport, settings: dict[str, Any]) -> str:
             for stage, values in report.stages_ms.items()
         ),
     ]
+    if report.unavoidable_ms is not None:
+        floor = report.unavoidable_ms
+        lines.append(f"{'floor':12}{floor.p50:>9.2f}{floor.p95:>9.2f}{floor.max:>9.2f}")
     return "\n".join(lines)
 
 
@@ -164,14 +208,35 @@ def _encoder(codec: str) -> "VideoEncoder":
 
 
 def _detector(settings: StageSettings) -> Any:
+    from server.detector.aspects import AspectDetector
     from server.detector.load import load_detector
     from server.settings import DetectorSettings
 
     assert settings.model is not None
     try:
-        return load_detector(DetectorSettings(model=settings.model, threads=settings.threads))
+        detector = load_detector(
+            DetectorSettings(
+                model=settings.model,
+                provider=settings.provider,
+                precision=settings.precision,
+                threads=settings.threads,
+            ),
+            [settings.size_wh],
+        )
     except SightlineError as error:
         raise UsageError(f"--model: {error}") from error
+    if isinstance(detector, AspectDetector):
+        detector.wait_shape(settings.size_wh, SHAPE_TIMEOUT_S)
+    return detector
+
+
+def _decoder(codec: str) -> VideoCodecContext:
+    """As a receiver has it: a picture in, a picture out, on the calling thread."""
+    decoder = av.CodecContext.create(DECODERS[codec], "r")
+    assert isinstance(decoder, VideoCodecContext)
+    decoder.thread_count = 1
+    decoder.flags |= Flags.low_delay
+    return decoder
 
 
 def _bitstream(codec: str, encoded: "EncodedPicture") -> bytes:

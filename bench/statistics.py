@@ -30,6 +30,16 @@ class Freezes:
     """The longest time between two pictures, a freeze or not."""
 
 
+@dataclass(frozen=True, slots=True)
+class Second:
+    """One quantity over one second of a window."""
+
+    at_s: int
+    count: int
+    p50: float
+    p95: float
+
+
 def percentile(ordered: Sequence[float], percent: float) -> float:
     """The value below which `percent` of the sorted values lie, linear between neighbours."""
     if not ordered:
@@ -95,6 +105,25 @@ def growth_per_minute(at_s: Sequence[float], values: Sequence[float]) -> float:
         (at - mean_at) * (value - mean_value) for at, value in zip(at_s, values, strict=True)
     )
     return 60 * tilt / spread
+
+
+def quantiles(values: Sequence[float]) -> list[float]:
+    """The values at 0, 1 .. 100 percent: the shape of a distribution, whatever its size."""
+    ordered = sorted(values)
+    return [percentile(ordered, percent) for percent in range(101)] if ordered else []
+
+
+def by_second(at_s: Sequence[float], values: Sequence[float]) -> list[Second]:
+    """The values of each whole second that has any, in order of time."""
+    found: dict[int, list[float]] = {}
+    for at, value in zip(at_s, values, strict=True):
+        found.setdefault(int(at), []).append(value)
+    seconds = []
+    for second, inside in sorted(found.items()):
+        ordered = sorted(inside)
+        middle, high = percentile(ordered, 50), percentile(ordered, 95)
+        seconds.append(Second(second, len(inside), middle, high))
+    return seconds
 
 
 def rate_per_s(count: int, duration_s: float) -> float:

@@ -10,9 +10,12 @@ from bench.eye import EyeStatistics, Returned
 from bench.statistics import (
     Distribution,
     Freezes,
+    Second,
+    by_second,
     distribution,
     freezes,
     growth_per_minute,
+    quantiles,
     rate_per_s,
 )
 from server.clock import NS_PER_MS, NS_PER_S
@@ -84,6 +87,10 @@ class ClientReport:
     receive_ms: Distribution | None
     """The client's own: first packet until the bar code was read."""
     server: ServerShare
+    quantiles_ms: Sequence[float] = ()
+    """The delay at 0, 1 .. 100 percent."""
+    seconds_ms: Sequence[Second] = ()
+    """The delay second by second, by when the picture was handed over."""
 
 
 def client_report(
@@ -127,6 +134,10 @@ def client_report(
         receive_ms=distribution([ms(p.read_at_ns - p.received_at_ns) for p in inside]),
         server=server_share(
             (m.text for m in messages if window.holds(m.arrived_at_ns)), waits_for_boxes
+        ),
+        quantiles_ms=quantiles(latencies_ms),
+        seconds_ms=by_second(
+            [(p.handed_at_ns - window.begin_at_ns) / NS_PER_S for p in inside], latencies_ms
         ),
     )
 

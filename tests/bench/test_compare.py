@@ -1,0 +1,127 @@
+"""`python -m bench compare`: what rounds add up to, what is refused, and one real short round."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.__main__ import OK, WRONG_USAGE, main
+from bench.compare_report import describe, detections_of, summarise, too_close
+from bench.eye import EyeStatistics, Returned
+from bench.record import Record
+from bench.seen_boxes import Seen
+from bench.summary import RunReport
+from bench.window import Window, client_report
+
+pytestmark = pytest.mark.loopback
+
+MS = 1_000_000
+NOTHING = EyeStatistics(0, 0, 0, 0)
+
+
+def report(delay_ms: float) -> RunReport:
+    """One client whose every picture took so long."""
+    handed = [number * 33 * MS for number in range(60)]
+    returned = [
+        Returned(number, at_ns, at_ns, at_ns + round(delay_ms * MS), 0)
+        for number, at_ns in enumerate(handed)
+    ]
+    client = client_report(
+        "client 1", Window(0, 2000 * MS), handed, [], returned, [], NOTHING, NOTHING, 0, True
+    )
+    return RunReport([client], 1.0, [50.0], {}, None, None, {})
+
+
+def measured(*rounds: tuple[float, float], seen: Seen | None = None) -> dict[str, Any]:
+    """Rounds of ours and of a peer, one client."""
+    runs = []
+    for turn, (ours, peer) in enumerate(rounds):
+        told = {"clients": 1, "round": turn}
+        runs.append({**told, "subject": "aiortc", "report": report(peer)})
+        runs.append({**told, "subject": "sightline", "report": report(ours)})
+    return {
+        "runs": runs,
+        "floor": None,
+        "environments": {},
+        "failures": {},
+        "detections": {"aiortc": detections_of(seen or Seen(4, 8, 8, 0))},
+    }
+
+
+def test_ratios_are_taken_within_rounds_and_their_median_counts() -> None:
+    # In the last round the machine was busy with something else, on both sides.
+    summary = summarise(measured((10, 40), (10, 30), (100, 350)))
+    assert summary["ratios"]["1"]["aiortc"]["p50"] == {
+        "median": 3.5,
+        "low": 3.0,
+        "high": 4.0,
+        "pairs": 3,
+    }
+    assert summary["clients"]["1"]["sightline"]["worst_client_ms"]["p50"] == 10
+    assert list(summary["clients"]["1"]) == ["sightline", "aiortc"]
+
+
+def test_a_peer_that_failed_is_told_and_has_no_ratio() -> None:
+    rounds = measured((10, 40))
+    rounds["runs"][0] = {"clients": 1, "round": 0, "subject": "aiortc", "error": "it ended with 1"}
+    summary = summarise(rounds)
+    assert summary["ratios"]["1"]["aiortc"]["p50"] is None
+    assert summary["clients"]["1"]["aiortc"]["errors"] == ["it ended with 1"]
+    assert too_close(summary, 2.0) == ["aiortc, 1 client(s): not measured"]
+
+
+def test_a_bound_finds_ratios_under_it_and_boxes_that_are_not_there() -> None:
+    assert too_close(summarise(measured((10, 40))), 3.5) == []
+    (fault,) = too_close(summarise(measured((10, 30))), 3.5)
+    assert "3.00 times ours" in fault
+    (fault,) = too_close(summarise(measured((10, 40), seen=Seen(4, 8, 1, 0))), 3.5)
+    assert "1 of 8" in fault
+    assert too_close(summarise(measured((10, 11))), None) == []
+
+
+def test_the_text_names_every_server_with_its_ratio() -> None:
+    settings = {"size": "640x480", "fps": 30.0, "codec": "H264", "runs": 1, "seconds": 2.0}
+    text = describe(summarise(measured((10, 40))), settings)
+    assert "Sightline" in text
+    assert "4.00 (4.0-4.0)" in text
+    assert "boxes of aiortc: real, 8 of 8" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--against", "nobody"], "nobody"),
+        (["--against", "sightline"], "sightline"),
+        (["--clients", "0"], "--clients"),
+        (["--runs", "0"], "--runs"),
+        (["--fps", "0"], "--fps"),
+    ],
+)
+def test_a_wrong_option_is_named(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", *arguments]) == WRONG_USAGE
+    assert named in capsys.readouterr().err
+
+
+def test_a_short_round_against_the_usual_shape_is_measured_and_its_boxes_are_real(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["compare", "--against", "aiortc", "--clients", "1", "--runs", "1"]
+    arguments += ["--seconds", "1.5", "--warmup", "0.5", "--no-floor", "--out", str(tmp_path)]
+    arguments += ["--pictures", str(tmp_path / "pictures"), "--at-least", "0.01", "--json"]
+
+    assert main(arguments) == OK
+
+    record = Record.from_json(capsys.readouterr().out.splitlines()[-1])
+    assert [run["subject"] for run in record.runs] == ["sightline", "aiortc"]
+    assert record.summary["ratios"]["1"]["aiortc"]["p50"]["median"] > 0
+    for subject in ("sightline", "aiortc"):
+        seen = record.summary["detections"][subject]
+        assert seen["expected"] > 0
+        assert seen["real"] is True
+        assert (tmp_path / "pictures" / f"{subject}.png").stat().st_size > 1000
+    engines = record.summary["clients"]["1"]
+    assert engines["aiortc"]["engine"]["calls"] > 5
+    assert record.summary["environments"]["aiortc"]["aiortc"]
+    assert str(tmp_path) not in record.to_json()
