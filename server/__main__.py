@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 
 from server import __version__
-from server.app import SIGNALING, make_app, make_detector, with_chosen_model
+from server.app import SIGNALING, make_app, make_detector, with_chosen_model, with_demo_decided
 from server.doctor import report_lines, run_doctor
 from server.errors import SightlineError
 from server.gate import make_runner
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     parsed = parser.parse_args(arguments)
     try:
-        settings = with_chosen_model(load_settings(parsed))
+        settings = with_demo_decided(with_chosen_model(load_settings(parsed)))
         set_up_logging(settings.server.log_level, settings.server.log_format)
         if parsed.command == "doctor":
             return run_doctor(settings, as_json=parsed.json)

@@ -109,6 +109,7 @@ class ClientConfig(TypedDict):
     ice_servers: list[IceServer]
     modes: list[str]
     defaults: Defaults
+    demo: bool
     limits: PageLimits
     model: Model | None
 

@@ -117,6 +117,15 @@ def with_chosen_model(settings: Settings) -> Settings:
     return replace(settings, detector=detector)
 
 
+def with_demo_decided(settings: Settings) -> Settings:
+    """The settings with `auto` resolved: there is a demo where nothing else is to be seen."""
+    sources = settings.sources
+    if sources.demo != "auto":
+        return settings
+    demo = "off" if sources.sources else "on"
+    return replace(settings, sources=replace(sources, demo=demo))
+
+
 def make_detector(settings: Settings) -> Detector | None:
     """The detector of the settings, loaded and warm; None when no model is named."""
     return load_for_cameras(settings.detector) if settings.detector.model else None

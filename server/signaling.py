@@ -168,6 +168,7 @@ class Signaling:
                     "mode": self.settings.session.mode,
                     "confidence": self.settings.session.confidence,
                 },
+                "demo": self.settings.sources.demo == "on",
                 "limits": {"max_sessions": self.settings.session.max_sessions},
                 "model": model_json(self.status.statistics().inference),
             }

@@ -1,6 +1,6 @@
 // Composition root: settings, view and at most one call.
 
-import { askForKey, forgetKey, hasKey } from './access.js';
+import { askForKey, bearer, forgetKey, hasKey } from './access.js';
 import { Call } from './call.js';
 import { listCameras, watchCameras } from './camera.js';
 import { Failure } from './failures.js';
@@ -19,7 +19,17 @@ let call = null;
 /** Calls need a key or token here. */
 let isLocked = false;
 
-const view = new View({ start, stop, file: chooseFile, settings: changeSettings, model: changeModel });
+/** Whether the demo is shown in place of a call. */
+let isDemo = false;
+
+const view = new View({
+  start,
+  stop,
+  demo: watchDemo,
+  file: chooseFile,
+  settings: changeSettings,
+  model: changeModel,
+});
 
 /** What needs another picture, and what only another option. @type {(keyof Settings)[]} */
 const SOURCE_KEYS = ['source', 'deviceId', 'height'];
@@ -27,6 +37,7 @@ const SOURCE_KEYS = ['source', 'deviceId', 'height'];
 const OPTION_KEYS = ['confidence', 'classes', 'mode'];
 
 async function start() {
+  if (isDemo) endDemo();
   call?.close();
   if (isLocked && !hasKey()) return unlock(new Failure('locked'));
   const current = new Call(settings, file, view, {
@@ -67,7 +78,26 @@ async function unlock(failure) {
 }
 
 function stop() {
+  if (isDemo) endDemo();
   call?.close();
+}
+
+/** Moving pictures for who has no camera: the server's stream `demo`, watched by WHEP. */
+async function watchDemo() {
+  await import('./tile.js');
+  if (call || isDemo) return;
+  isDemo = true;
+  const tile = document.createElement('sightline-tile');
+  tile.setAttribute('stream', 'demo');
+  tile.setAttribute('label', 'Demo');
+  const token = bearer()['Authorization']?.replace('Bearer ', '');
+  if (token) tile.setAttribute('token', token);
+  view.showDemo(tile);
+}
+
+function endDemo() {
+  isDemo = false;
+  view.showDemo(null);
 }
 
 /** @param {File} chosen */
@@ -122,6 +152,7 @@ async function greet() {
     isLocked = config.auth_required;
     if (!isLocked || hasKey()) void refreshModels();
     view.showModes(config.modes);
+    view.offerDemo(config.demo && (!isLocked || hasKey()));
     view.showHello({ model: config.model });
     // On a first visit the server's own defaults hold, unless the person was quicker.
     if (settings === DEFAULTS && !call) {

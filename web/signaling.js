@@ -24,6 +24,7 @@ import { Failure } from './failures.js';
  * @property {Record<string, number>} limits
  * @property {Mode[]} modes
  * @property {Partial<Options>} defaults of a call nobody has changed yet
+ * @property {boolean} demo whether there is a stream to watch without a camera
  * @property {Model|null} model
  * @property {string} version
  */
@@ -51,6 +52,7 @@ const NO_CONFIG = {
   limits: {},
   modes: ['exact', 'smooth'],
   defaults: {},
+  demo: false,
   model: null,
   version: '',
 };

@@ -17,12 +17,13 @@ import { STAGES } from './telemetry.js';
 /** @typedef {import('./signaling.js').Model} Model */
 /** @typedef {import('./telemetry.js').Telemetry} Telemetry */
 
-/** @typedef {{kind: 'idle'} | {kind: 'failed', failure: Failure} | CallState} ViewState */
+/** @typedef {{kind: 'idle'} | {kind: 'demo'} | {kind: 'failed', failure: Failure} | CallState} ViewState */
 
 /**
  * @typedef {object} ViewEvents
  * @property {() => void} start
  * @property {() => void} stop
+ * @property {() => void} demo
  * @property {(file: File) => void} file
  * @property {(changed: Partial<Settings>) => void} settings
  * @property {(name: string) => void} model
@@ -39,6 +40,7 @@ const STATUS = {
   asking: 'Waiting for the picture',
   connecting: 'Connecting',
   live: 'Live',
+  demo: 'Demo',
   waiting: 'Reconnecting',
   failed: 'Stopped',
 };
@@ -54,6 +56,7 @@ export class View {
   /** @type {string[]} */ #names = [];
   /** @type {{p50: number, p95: number}[]} */ #ages = [];
   #countdownTimer = 0;
+  #demoOffered = false;
   #boxes = new BoxLayer(this.remote, element('boxes', HTMLCanvasElement));
   #classes = new ClassFilter((classes) => this.#events.settings({ classes }));
   #idleTitle = element('message-title', HTMLElement).textContent ?? '';
@@ -122,6 +125,18 @@ export class View {
   showRemote(stream) {
     if (this.remote.srcObject !== stream) this.remote.srcObject = stream;
     play(this.remote);
+  }
+
+  /** Whether there is a demo to be watched without a camera. @param {boolean} offered */
+  offerDemo(offered) {
+    this.#demoOffered = offered;
+    this.#showMessage(this.#state);
+  }
+
+  /** What plays the demo, in place of a call; null takes it away. @param {HTMLElement|null} player */
+  showDemo(player) {
+    element('demo', HTMLElement).replaceChildren(...(player ? [player] : []));
+    this.showState(player ? { kind: 'demo' } : { kind: 'idle' });
   }
 
   /** @param {ViewState} state */
@@ -224,13 +239,15 @@ export class View {
     const other = element('message-other', HTMLButtonElement);
     const countdown = element('countdown', HTMLElement);
     const [title, detail] = this.#messageOf(state);
-    box.hidden = state.kind === 'live';
+    box.hidden = state.kind === 'live' || state.kind === 'demo';
     countdown.hidden = state.kind !== 'waiting';
     text('message-title', title);
     text('message-detail', detail);
     action.hidden = state.kind === 'asking' || state.kind === 'connecting';
     action.textContent = ACTIONS[state.kind] ?? '';
-    other.hidden = state.kind === 'idle' || state.kind === 'failed';
+    const resting = state.kind === 'idle' || state.kind === 'failed';
+    other.hidden = resting;
+    element('message-demo', HTMLButtonElement).hidden = !resting || !this.#demoOffered;
     if (state.kind === 'waiting') this.#countDown(state.untilMs);
     if (state.kind === 'failed' && state.failure.kind === 'no-file') {
       action.textContent = 'Choose a file';
@@ -270,6 +287,7 @@ export class View {
     };
     element('start', HTMLButtonElement).addEventListener('click', toggle);
     element('message-other', HTMLButtonElement).addEventListener('click', toggle);
+    element('message-demo', HTMLButtonElement).addEventListener('click', () => this.#events.demo());
     element('message-action', HTMLButtonElement).addEventListener('click', () => {
       const state = this.#state;
       if (state.kind === 'waiting') state.again();

@@ -29,7 +29,7 @@ DEMO = "demo"
 LINGERING_AT_MOST = 32
 RETRY_AFTER_S = 5
 # How long the demo goes on when its last viewer has left: the next may be on its way.
-UNWATCHED_S = 2.0
+UNWATCHED_S = 1.0
 
 MakeFeed = Callable[[str, str, CallOptions, Callable[[Shot], None]], Feed]
 
