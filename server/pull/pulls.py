@@ -152,9 +152,14 @@ class Pull:
     def _deliver(self, shot: Shot) -> None:
         """On the reader's or the inference thread."""
         try:
-            self._loop.call_soon_threadsafe(self._publication.offer, shot)
+            self._loop.call_soon_threadsafe(self._offer, shot)
         except RuntimeError:
             logger.debug("pull %s: the loop is closed", self.name)
+
+    def _offer(self, shot: Shot) -> None:
+        # One that was on its way when the demo fell asleep would be what the next viewer sees.
+        if self.reader is not None:
+            self._publication.offer(shot)
 
     def _on_watched(self, watched: bool) -> None:
         """The demo runs only while somebody looks."""
