@@ -58,6 +58,7 @@ from server.storing import choose_store
 from server.streams import ANNOTATED, Publication, Stream, Streams
 from server.streams_api import StreamsApi
 from server.telemetry import FrameTelemetry, LoopLagSampler
+from server.tracing import make_tracer
 from server.turn import ice_credentials, ice_servers_json
 from server.viewer import Viewer
 from server.webhooks import Webhooks
@@ -160,6 +161,9 @@ def make_app(
     authority = Authority(settings.auth, *(host for host, _ in settings.server.addresses()))
     inference = InferenceWorker(detector, settings.scheduling)
     frames = FrameTelemetry()
+    share, endpoint = settings.server.trace_sample, settings.server.trace_endpoint
+    tracer = make_tracer(frames, share, endpoint) if share else None
+    frame_sink = tracer or frames
     loop_lag = LoopLagSampler()
     encoders = ThreadPoolExecutor(settings.rtc.encode_threads, thread_name_prefix="encode")
 
@@ -202,7 +206,7 @@ def make_app(
             options=call_options,
             peer=PeerConnection(options_now(), encoders),
             inference=inference,
-            frame_sink=frames,
+            frame_sink=frame_sink,
             describe=describe,
             publication=publication,
             analyst=analyst,
@@ -234,7 +238,7 @@ def make_app(
             describe=describe,
         )
 
-    streams = Streams(settings.streams, make_hub, frames, bulletin)
+    streams = Streams(settings.streams, make_hub, frame_sink, bulletin)
     registry = Registry(settings.session, make_session, streams, make_viewer)
     first_options = CallOptions(mode=settings.session.mode, confidence=settings.session.confidence)
     pulls = Pulls(settings.sources, first_options, streams, make_feed)
@@ -349,6 +353,8 @@ def make_app(
             logger.warning("The detector still hangs; leaving its thread behind")
         loader.shutdown(wait=False, cancel_futures=True)
         encoders.shutdown(wait=False, cancel_futures=True)
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)
 
     async def close_sockets(_: web.Application) -> None:
         # Before the runner waits for handlers: a socket's handler lives as long as the socket.

@@ -90,6 +90,10 @@ class ServerSettings:
     log_format: str = key(
         "console", "lines for people or JSON objects, one a line", choices=("console", "json")
     )
+    trace_sample: float = key(
+        0.0, "share of the frames that are sent as OpenTelemetry traces (extra otel)", low=0, high=1
+    )
+    trace_endpoint: str = key("http://127.0.0.1:4318/v1/traces", "where traces go: OTLP over HTTP")
     switch_interval_ms: float = key(
         0.5,
         "longest a thread may hold the interpreter while another waits for it",
