@@ -91,7 +91,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     ("shown", ("pages",)),
     ("wiring", ("app",)),
-    ("report", ("doctor", "token_command")),
+    ("report", ("doctor", "healthcheck", "token_command")),
     ("entry", ("__main__",)),
 )
 RANKS = {name: rank for rank, (_, names) in enumerate(LAYERS) for name in names}

@@ -29,6 +29,7 @@ DISTRIBUTIONS = {
     "cv2": "opencv-python-headless",
     "jwt": "PyJWT",
     "onnxruntime": "onnxruntime-openvino",
+    "opentelemetry": "opentelemetry-sdk",
     "yaml": "PyYAML",
 }
 OURS = ("server", "sightline", "tools", "bench", "tests")
@@ -166,7 +167,7 @@ def imported_by(folder: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("server", ["openvino", "mqtt", "store"]),
+        ("server", ["openvino", "mqtt", "otel", "store"]),
         ("sightline", []),
         ("tools", ["openvino", "evaluate", "train"]),
         ("bench", ["openvino", "dev"]),

@@ -1,5 +1,6 @@
 """HTTPS with a certificate made here, and with one from files."""
 
+import asyncio
 import ssl
 import stat
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, Fingerprint, web
 
+from server import healthcheck
 from server.app import make_app
 from server.errors import SettingsError
 from server.gate import make_runner
@@ -121,3 +123,18 @@ def test_a_certificate_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> 
         with pytest.raises(SettingsError, match="tls_certificate") as refusal:
             made(settings)
         assert "\n" not in str(refusal.value)
+
+
+async def test_the_health_check_of_the_image_speaks_tls_where_the_server_does(
+    tmp_path: Path,
+) -> None:
+    settings = self_signed(tmp_path)
+    async with https(settings, made(settings)) as url:
+        port = url.rpartition(":")[2]
+        asked = ["--host", "0.0.0.0", "--port", port, "--auth", "on"]
+        assert await asyncio.to_thread(healthcheck.main, [*asked, "--tls", "self-signed"]) == 0
+        assert await asyncio.to_thread(healthcheck.main, asked) == 1
+    assert await asyncio.to_thread(healthcheck.main, [*asked, "--tls", "self-signed"]) == 1
+    assert healthcheck.main(["--port", "none"]) == 2
+    dockerfile = (Path(__file__).parents[2] / "Dockerfile").read_text(encoding="utf-8")
+    assert f'"-m", "{healthcheck.__name__}"' in dockerfile
