@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "browser": ("bench.browser", "delay from glass to glass, real browsers"),
     "sessions": ("bench.sessions", "how many calls stay within the budget"),
     "fanout": ("bench.fanout", "what viewers cost and wait for, WHIP in to WHEP out"),
+    "rtsp": ("bench.rtsp", "RTSP cameras: glass to glass, and many at once"),
     "soak": ("bench.soak", "does the server stay as it was over time"),
     "websocket": ("bench.websocket", "JPEG over WebSocket, beside a plain server of that shape"),
     "stages": ("bench.stages", "each stage of a frame's way alone"),
