@@ -121,6 +121,9 @@ class Pull:
 
     def statistics(self) -> PullStatistics:
         counters = self.reader.counters if self.reader is not None else self._counters
+        fed = self._feed.statistics(now_ns())
+        # Between the camera and the detector, then between the detector's turns.
+        dropped = {"replaced": fed.dropped_replaced, "stale": fed.dropped_stale}
         return PullStatistics(
             stream=self.name,
             address=self.address.shown,
@@ -130,7 +133,7 @@ class Pull:
             pictures=counters.pictures,
             decoder=counters.decoder,
             last_error=counters.last_error,
-            dropped=dict(counters.dropped),
+            dropped={**counters.dropped, **dropped},
         )
 
     # --- small parts ---

@@ -45,6 +45,7 @@ async def test_without_a_camera_the_demo_is_offered_and_plays(browser: Browser, 
         await assert_clean(page)
 
 
+@pytest.mark.long
 async def test_a_call_takes_the_place_of_the_demo(chromium: Browser, log: Path) -> None:
     async with ServerProcess(log, "--demo", "on") as server, open_page(chromium) as page:
         await page.goto(server.url)
@@ -58,6 +59,7 @@ async def test_a_call_takes_the_place_of_the_demo(chromium: Browser, log: Path) 
         await assert_clean(page)
 
 
+@pytest.mark.long
 async def test_a_server_without_demo_offers_none(chromium: Browser, log: Path) -> None:
     async with ServerProcess(log) as server, open_page(chromium) as page:
         await page.goto(server.url)
