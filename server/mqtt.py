@@ -100,7 +100,7 @@ def import_library() -> ModuleType:
         import aiomqtt
     except ImportError:
         raise SettingsError(
-            "mqtt_url: MQTT needs an extra: pip install 'sightline[mqtt]'"
+            "mqtt_url: MQTT needs the extra mqtt: make environment EXTRAS=mqtt"
         ) from None
     return aiomqtt
 

@@ -303,7 +303,7 @@ async def test_without_the_extra_one_line_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "aiomqtt", None)
-    with pytest.raises(SettingsError, match=r"sightline\[mqtt\]"):
+    with pytest.raises(SettingsError, match="EXTRAS=mqtt"):
         MqttOutlet(MqttSettings(mqtt_url="mqtt://broker"), Bulletin(), "0.0")
     # And without a broker nothing is needed.
     assert MqttOutlet(MqttSettings(), Bulletin(), "0.0").statistics().broker == ""

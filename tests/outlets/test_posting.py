@@ -41,6 +41,21 @@ async def test_detections_of_a_stream_that_nobody_watches_are_told(mode: str) ->
         assert second.message["seq"] > first.message["seq"]
 
 
+async def test_boxes_that_are_shown_on_several_pictures_are_told_once() -> None:
+    detector = FakeDetector()
+    async with streaming(detector) as server:
+        listener = server.bulletin.subscribe([DETECTIONS], "desk")
+        async with calling(server, stream="desk", mode="smooth"):
+            async with asyncio.timeout(DEADLINE_S):
+                await listener.next()
+            detector.go_on.clear()
+            [before] = server.registry.statistics().streams
+            await until(lambda: server.registry.statistics().streams[0].frames > before.frames + 5)
+            told, looked_at = server.bulletin.statistics().posted, len(detector.batches)
+            detector.go_on.set()
+        assert told[DETECTIONS] <= looked_at
+
+
 async def test_nothing_is_made_while_nobody_listens() -> None:
     async with streaming(FakeDetector()) as server, sending(server, "yard"):
         await until(
