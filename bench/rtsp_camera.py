@@ -4,9 +4,9 @@ Run as `/usr/bin/python3 rtsp_camera.py [key=value ...]` by the bench and the te
 python3-gi, gir1.2-gst-rtsp-server-1.0 and gstreamer1.0-plugins-{base,good,ugly}, and nothing of
 ours. It prints one line of JSON with its port, and ends when its standard input ends.
 
-Keys: `size` 640x360, `fps` 10, `port` 0 (any), `gop`, `user` and `password` (then it wants digest
-sign-in), `fifo`: raw I420 pictures are read from there instead of a test pattern, `silent_after`:
-so many pictures, then none, while the connection stays.
+Keys: `size` 640x360, `fps` 10, `codec` h264 (or mjpeg), `port` 0 (any), `gop`, `user` and
+`password` (then it wants digest sign-in), `fifo`: raw I420 pictures are read from there instead of a
+test pattern, `silent_after`: so many pictures, then none, while the connection stays.
 """
 
 import importlib
@@ -23,7 +23,14 @@ GLib: Any = importlib.import_module("gi.repository.GLib")
 Gst: Any = importlib.import_module("gi.repository.Gst")
 GstRtspServer: Any = importlib.import_module("gi.repository.GstRtspServer")
 
-OPTIONS = {"size": "640x360", "fps": "10", "port": "0", "bframes": "0", "gop": "10"}
+OPTIONS = {
+    "codec": "h264",
+    "size": "640x360",
+    "fps": "10",
+    "port": "0",
+    "bframes": "0",
+    "gop": "10",
+}
 
 
 def pipeline(options: dict[str, str]) -> str:
@@ -37,6 +44,8 @@ def pipeline(options: dict[str, str]) -> str:
         count = options.get("silent_after")
         buffers = f"num-buffers={count} " if count else ""
         source = f"videotestsrc is-live=true pattern=ball {buffers}! {caps}"
+    if options["codec"] == "mjpeg":
+        return f"( {source} ! jpegenc ! rtpjpegpay name=pay0 pt=26 )"
     return (
         f"( {source} ! x264enc tune=zerolatency speed-preset=ultrafast bitrate=1500 "
         f"key-int-max={options['gop']} bframes={options['bframes']} ! "

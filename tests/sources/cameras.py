@@ -42,6 +42,28 @@ def want_camera() -> None:
     pytest.skip(reason)
 
 
+def write_play_list(folder: Path) -> Path:
+    """A recording cut into pieces, with the play list that names them."""
+    with av.open(
+        str(folder / "list.m3u8"),
+        "w",
+        format="hls",
+        options={"hls_time": "0.5", "hls_list_size": "0"},
+    ) as container:
+        stream = container.add_stream("libx264", rate=10)
+        assert isinstance(stream, VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        stream.codec_context.gop_size = 5
+        for number in range(20):
+            picture = np.full((180, 160), 128, np.uint8)
+            picture[:120] = 40 + 8 * number
+            frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
+            frame.pts, frame.time_base = number, fractions.Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return folder / "list.m3u8"
+
+
 class Camera:
     """A camera that runs; `stop` takes it away, as a power cut does."""
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from server.settings import Settings
 from tests.fakes import FakeDetector
 from tests.gate.guarded import ADMIN, FRONT, PUBLISHER, guarded, guarded_settings
 from tests.gateway.watching import watching
 from tests.serving import DEADLINE_S, Serving, changed, serving, until
-from tests.sources.cameras import camera, want_camera, write_clip
+from tests.sources.cameras import camera, want_camera, write_clip, write_play_list
 
 pytestmark = pytest.mark.loopback
 
@@ -217,6 +218,71 @@ async def test_sources_of_the_settings_are_there_and_a_bad_one_stops_no_other(
     assert names == ["door"]
     assert "sources: gate: source: its scheme" in caplog.text
     assert "secret-word" not in caplog.text
+
+
+async def test_a_codec_that_needs_the_parser_is_opened_again_with_it() -> None:
+    want_camera()
+    async with camera(codec="mjpeg", fps="15") as cam, fetching() as server:
+        await add(server, f"rtsp://{cam.path}")
+        told = await reached(server, live=True)
+        assert told["pull"]["decoder"] == "mjpeg"
+        assert told["pull"]["connects"] == 1
+
+
+async def test_motion_jpeg_over_http_is_a_source_ours_too(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", seconds=2)
+    async with fetching(source_folder=str(tmp_path)) as far, fetching() as server:
+        await add(far, "file:clip.mp4", "porch")
+        await reached(far, "porch", live=True)
+        await add(server, f"{far.url}/api/streams/porch/mjpeg?annotated=0")
+        told = await reached(server, live=True)
+        assert (told["pull"]["decoder"], told["size"]) == ("mjpeg", [160, 120])
+        assert (await read(far, "porch"))["mjpeg"]["readers"] == 1
+
+
+@contextlib.asynccontextmanager
+async def files_over_http(folder: Path) -> AsyncIterator[str]:
+    app = web.Application()
+    app.add_routes([web.static("/", folder)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_play_list_is_read_in_its_own_time_where_its_host_is_named(tmp_path: Path) -> None:
+    write_play_list(tmp_path)
+    async with files_over_http(tmp_path) as url:
+        async with fetching() as server:
+            await add(server, f"{url}/list.m3u8")
+            await reached(server, live=True)
+            # Two seconds of pictures do not come at once, though they could.
+            assert (await read(server))["frames"] < 20
+            assert "Connection" not in (await read(server))["pull"]["last_error"]
+        async with fetching(source_hosts=("127.0.0.0/8",)) as server:
+            await add(server, f"{url}/list.m3u8")
+            told = await reached(server, state="waiting")
+            assert "not video that may be read here" in told["pull"]["last_error"]
+
+
+async def test_a_decoder_that_is_not_there_is_done_without(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4")
+    for wanted in ("auto", "cuda", "videotoolbox"):
+        async with fetching(source_folder=str(tmp_path), source_decoder=wanted) as server:
+            await add(server, "file:clip.mp4")
+            told = await reached(server, live=True)
+            assert told["pull"]["decoder"].startswith("h264"), wanted
+
+
+async def test_a_protocol_that_ffmpeg_was_built_without_says_so() -> None:
+    async with fetching() as server:
+        await add(server, "srt://127.0.0.1:9")
+        told = await reached(server, state="waiting")
+        assert "cannot speak this protocol" in told["pull"]["last_error"]
 
 
 async def test_options_are_those_asked_for_and_change_live(tmp_path: Path) -> None:
