@@ -5,8 +5,8 @@ python3-gi, gir1.2-gst-rtsp-server-1.0 and gstreamer1.0-plugins-{base,good,ugly}
 ours. It prints one line of JSON with its port, and ends when its standard input ends.
 
 Keys: `size` 640x360, `fps` 10, `codec` h264 (or mjpeg), `port` 0 (any), `gop`, `user` and
-`password` (then it wants digest sign-in), `fifo`: raw I420 pictures are read from there instead of a
-test pattern, `silent_after`: so many pictures, then none, while the connection stays.
+`password` (then it wants digest sign-in), `fifo`: raw I420 pictures are read from there in place of
+a test pattern, `silent_after`: so many pictures, then none, while the connection stays.
 """
 
 import importlib

@@ -215,6 +215,7 @@ class Stats(TypedDict):
     streams: list[StreamStatistics]
     viewers: list[ViewerStatistics]
     pictures: PictureStats
+    sources: list[PullStatistics]
     sessions: list[SessionStatistics]
     stages_ms: dict[str, Durations]
     journal: JournalNow

@@ -271,7 +271,17 @@ def make_app(
     mqtt = MqttOutlet(settings.mqtt, bulletin, __version__)
     webhooks = Webhooks(settings.webhooks, bulletin, __version__)
     status = Status(
-        registry, inference, frames, loop_lag, bulletin, audience, desk, mqtt, webhooks, journal
+        registry,
+        inference,
+        frames,
+        loop_lag,
+        bulletin,
+        audience,
+        desk,
+        mqtt,
+        webhooks,
+        journal,
+        pulls,
     )
     loader = ThreadPoolExecutor(1, thread_name_prefix="load")
     changer = ModelChanger(

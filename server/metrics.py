@@ -39,6 +39,7 @@ class SnapshotCollector(Collector):
         yield from _gate(self._take_gate())
         yield from _calls(now)
         yield from _streams(now)
+        yield from _sources(now)
         yield from _inference(now)
         yield from _pictures(now)
         yield from _bulletin(now)
@@ -270,6 +271,27 @@ def _streams(now: ServerStatistics) -> Iterable[Metric]:
             lost.add_metric([*values, "replaced"], fanout.dropped_replaced)
             lost.add_metric([*values, "failed"], fanout.failures)
     yield from (live, viewers, frames, relayed, encoded, target, keyframes, lost)
+
+
+def _sources(now: ServerStatistics) -> Iterable[Metric]:
+    """What the server fetches; the names are the operator's, so their number is bounded."""
+    playing = GaugeMetricFamily(
+        "sightline_source_playing", "1 while a fetched source is connected", labels=["stream"]
+    )
+    connects = CounterMetricFamily(
+        "sightline_source_connects", "Connections to a fetched source", labels=["stream"]
+    )
+    dropped = CounterMetricFamily(
+        "sightline_source_dropped",
+        "Pictures of a fetched source that were left out",
+        labels=["stream", "reason"],
+    )
+    for source in now.sources:
+        playing.add_metric([source.stream], int(source.state == "playing"))
+        connects.add_metric([source.stream], source.connects)
+        for reason, count in source.dropped.items():
+            dropped.add_metric([source.stream, reason], count)
+    yield from (playing, connects, dropped)
 
 
 def _inference(now: ServerStatistics) -> Iterable[Metric]:

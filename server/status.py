@@ -21,6 +21,7 @@ from server.desk import Desk, DeskStatistics
 from server.inference import InferenceStatistics
 from server.journal import Journal, JournalStatistics
 from server.mqtt import MqttOutlet, MqttStatistics
+from server.pull.pulls import Pulls, PullStatistics
 from server.registry import RegistryStatistics
 from server.session import SessionStatistics
 from server.telemetry import FrameTelemetry, LoopLagSampler, Summary
@@ -68,6 +69,7 @@ class ServerStatistics:
     mqtt: MqttStatistics
     webhooks: tuple[WebhookStatistics, ...]
     journal: JournalStatistics
+    sources: tuple[PullStatistics, ...]
     process: ProcessStatistics
 
 
@@ -86,6 +88,7 @@ class Status:
         mqtt: MqttOutlet,
         webhooks: Webhooks,
         journal: Journal,
+        pulls: Pulls,
     ) -> None:
         self._registry = registry
         self._inference = inference
@@ -97,6 +100,7 @@ class Status:
         self._mqtt = mqtt
         self._webhooks = webhooks
         self._journal = journal
+        self._pulls = pulls
         self._started_at_ns = now_ns()
 
     def statistics(self) -> ServerStatistics:
@@ -115,6 +119,7 @@ class Status:
             mqtt=self._mqtt.statistics(),
             webhooks=self._webhooks.statistics(),
             journal=self._journal.statistics(),
+            sources=self._pulls.statistics(),
             process=self._process(),
         )
 
@@ -214,6 +219,7 @@ def statistics_json(statistics: ServerStatistics) -> dict[str, Any]:
             "decode_ms": statistics.desk.decode_ms.to_json(),
             "answer_ms": statistics.desk.answer_ms.to_json(),
         },
+        "sources": plain(statistics.sources),
         "sessions": [session_json(session) for session in statistics.registry.sessions],
         "stages_ms": {name: value.to_json() for name, value in statistics.stages.items()},
         "journal": {

@@ -189,6 +189,10 @@ async def test_a_file_goes_round_in_its_own_time(tmp_path: Path) -> None:
             assert loop.time() - began >= 1.2
             await watcher.picture()
         assert (await read(server))["pull"]["address"] == "file:clip.mp4"
+        async with server.http.get(f"{server.url}/metrics") as reply:
+            told = await reply.text()
+        assert 'sightline_source_playing{stream="door"} 1.0' in told
+        assert 'sightline_source_dropped_total{reason="late",stream="door"} 0.0' in told
 
 
 async def test_what_is_no_video_is_told_and_costs_nobody_anything(tmp_path: Path) -> None:
