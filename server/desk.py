@@ -100,9 +100,10 @@ class PixelBudget:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if not turn.cancelled():
+                # It was served in the same moment.
                 self._free += pixels
-            else:
+            elif entry in self._queue:
                 self._queue.remove(entry)
             self._serve()
             raise
@@ -114,8 +115,10 @@ class PixelBudget:
     def _serve(self) -> None:
         while self._queue and self._queue[0][0] <= self._free:
             pixels, turn = self._queue.popleft()
-            self._free -= pixels
-            turn.set_result(None)
+            # One that was given up may still be here: its task has not run since.
+            if not turn.done():
+                self._free -= pixels
+                turn.set_result(None)
 
 
 class PixelRate:
@@ -261,7 +264,9 @@ class Asker:
                 RETRY_AFTER_S,
             ) from None
         finally:
-            self._asked_at_ns = 0
+            # The picture goes with its answer: asker and feed know each other, so that what
+            # they kept would wait for the collector, which counts objects and not megabytes.
+            self._asked_at_ns, self._answer = 0, None
             desk.waiting -= 1
         if shot.detections is None:
             raise UnavailableError(f"detector: {self._why_none()}", RETRY_AFTER_S)

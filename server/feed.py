@@ -148,7 +148,8 @@ class Feed:
                 at_ns = frame.stamps.received_at_ns
                 detections = analyst.track(detections, at_ns, options.confidence)
             shown = detections.select(options.confidence, self._class_ids(options))
-            self._newest = (frame, shown)
+            # A patient feed shows each picture with its own boxes, and keeps none.
+            self._newest = None if self._patient else (frame, shown)
         if options.mode != "smooth":
             self._show(frame, shown, 1.0)
         if options.mode != "exact" and shown is not None and self._on_detected is not None:

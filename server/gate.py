@@ -434,6 +434,9 @@ async def read_body(request: web.Request, at_most: int, deadline_s: float) -> by
                 if size > at_most:
                     raise too_large
                 parts.append(part)
+    except ConnectionResetError:
+        # Nobody hears the answer; raised further it would be logged as a fault of ours.
+        raise MalformedError("body: the caller left before its end") from None
     except TimeoutError:
         request.app[GATE].limits.refused("body_timeout_s")
         raise TimedOutError(

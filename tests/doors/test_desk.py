@@ -1,12 +1,14 @@
 """Who waits for what at the desk, and that nothing is kept."""
 
 import asyncio
+import gc
 
 import pytest
 
 from server.call_options import CallOptions
 from server.desk import TURNS, Desk, PixelBudget, PixelRate
 from server.errors import MalformedError, UnavailableError
+from server.frame import Frame
 from server.inference import InferenceWorker
 from server.settings import ImageSettings
 from tests.doors.files import jpeg
@@ -51,6 +53,19 @@ async def test_who_gives_up_waiting_leaves_the_budget_as_it_was() -> None:
     assert budget.taken == 0
 
 
+async def test_room_that_comes_just_after_giving_up_goes_to_the_next() -> None:
+    budget = PixelBudget(100)
+    await budget.take(100)
+    gone, next_one = (asyncio.create_task(budget.take(60)) for _ in range(2))
+    await until(lambda: len(budget._queue) == 2)
+    gone.cancel()
+    budget.give_back(100)
+    await asyncio.wait([gone, next_one])
+    assert gone.cancelled()
+    assert next_one.exception() is None
+    assert budget.taken == 60
+
+
 def test_pixel_rate_is_that_of_the_last_two_seconds() -> None:
     rate = PixelRate()
     second = 1_000_000_000
@@ -86,6 +101,30 @@ async def test_many_single_requests_take_no_more_turns_than_a_few_cameras() -> N
         detector.go_on.set()
         for asker in askers:
             asker.close()
+        desk.close()
+        assert await asyncio.to_thread(worker.stop, DEADLINE_S)
+
+
+async def test_pictures_are_gone_with_their_answers_without_the_collector() -> None:
+    worker = InferenceWorker(FakeDetector())
+    desk = Desk(ImageSettings(), worker)
+    worker.start()
+    gc.collect()
+    gc.disable()
+    try:
+        open_asker = desk.asker("websocket", "socket", CallOptions(), in_turns=False)
+        for number in range(10):
+            await open_asker.ask(jpeg(64, 48))
+            asker = desk.asker("detect", f"request {number}", CallOptions())
+            await asker.ask(jpeg(64, 48))
+            asker.close()
+        del asker
+        kept = sum(isinstance(found, Frame) for found in gc.get_objects())
+        # The inference thread has the last one, before and after it was looked at.
+        assert kept <= 2
+        open_asker.close()
+    finally:
+        gc.enable()
         desk.close()
         assert await asyncio.to_thread(worker.stop, DEADLINE_S)
 
