@@ -13,6 +13,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 from server.audience import AudienceStatistics
 from server.bulletin import BulletinStatistics
 from server.call_options import CallOptions
+from server.clips import ClipStatistics
 from server.desk import DoorStatistics
 from server.detections import EngineReport
 from server.hub import EncodingStatistics
@@ -219,6 +220,7 @@ class Stats(TypedDict):
     sessions: list[SessionStatistics]
     stages_ms: dict[str, Durations]
     journal: JournalNow
+    clips: ClipStatistics
     bulletin: BulletinStatistics
     audience: AudienceStatistics
     mqtt: MqttStatistics
@@ -321,7 +323,7 @@ EventTold = TypedDict(
     {
         "id": str,
         "stream": str,
-        "kind": Literal["enter", "leave", "dwell", "cross", "appear"],
+        "kind": Literal["enter", "leave", "dwell", "cross", "appear", "signal"],
         "class": str,
         "track_id": int | None,
         "zone": str | None,
@@ -336,6 +338,23 @@ EventTold = TypedDict(
         "acknowledged_by": str | None,
     },
 )
+
+
+class ClipTold(TypedDict):
+    id: str
+    stream: str
+    event_id: str | None
+    started_unix_ms: int
+    duration_ms: int
+    bytes: int
+    size: list[int]
+    url: str
+    thumbnail_url: str
+
+
+class ClipPage(TypedDict):
+    clips: list[ClipTold]
+    next: str | None
 
 
 class EventPage(TypedDict):
@@ -597,7 +616,7 @@ FACTS: Mapping[tuple[str, str], Facts] = {
             "stream": "of this stream only",
             "class": "of this class only",
             "zone": "in this zone or over this line only",
-            "kind": "enter, leave, dwell, cross or appear",
+            "kind": "enter, leave, dwell, cross, appear or signal",
             "since": "begun at or after, milliseconds since 1970",
             "until": "begun before, milliseconds since 1970",
             "acknowledged": "true or false",
@@ -610,6 +629,21 @@ FACTS: Mapping[tuple[str, str], Facts] = {
         "history", {200: Body("image/jpeg")}, refusals=(503,)
     ),
     ("POST", "/api/events/{id}/acknowledge"): Facts("history", answers(EventTold), refusals=(503,)),
+    ("GET", "/api/streams/{stream}/clips"): Facts(
+        "history",
+        answers(ClipPage),
+        refusals=(400, 503),
+        query={
+            "since": "begun at or after, milliseconds since 1970",
+            "until": "begun before, milliseconds since 1970",
+            "limit": "clips a page, 1 to 500, 50 by default",
+            "cursor": "next of the page before",
+        },
+    ),
+    ("GET", "/api/clips/{id}.mp4"): Facts(
+        "history", {200: Body("video/mp4"), 206: Body("video/mp4")}, refusals=(503,)
+    ),
+    ("GET", "/api/clips/{id}.jpg"): Facts("history", {200: Body("image/jpeg")}, refusals=(503,)),
     ("GET", "/api/models"): Facts("detector", answers(Models)),
     ("PUT", "/api/model"): Facts(
         "detector", answers(ModelAnswer), Body(JSON, ModelName), refusals=(404, 422, 503)

@@ -17,6 +17,8 @@ from server.audience import Audience
 from server.auth import Authority
 from server.bulletin import EVENTS, Bulletin
 from server.call_options import CallOptions
+from server.clips import ClipRecorder
+from server.clips_api import ClipsApi
 from server.clock import now_ns
 from server.desk import Desk
 from server.detect_api import DetectApi
@@ -69,6 +71,7 @@ logger = logging.getLogger(__name__)
 SIGNALING = web.AppKey("signaling", Signaling)
 BULLETIN = web.AppKey("bulletin", Bulletin)
 JOURNAL = web.AppKey("journal", Journal)
+RECORDER = web.AppKey("recorder", ClipRecorder)
 INFERENCE = web.AppKey("inference", InferenceWorker)
 
 
@@ -140,6 +143,31 @@ def make_journal(settings: Settings, bulletin: Bulletin) -> Journal:
         bulletin.post(EVENTS, stream, message)
 
     return Journal(settings.store, choice.make, post, eager=choice.eager)
+
+
+def make_recorder(
+    settings: Settings, streams: Streams, bulletin: Bulletin, scenes: Scenes, journal: Journal
+) -> ClipRecorder:
+    """Clips of the streams whose zones are watched, beside the database of their events."""
+    clips = settings.clips
+    folder = Path(clips.clips_dir) if clips.clips_dir else state_folder(settings.auth) / "clips"
+    if clips.clips and not journal.stores:
+        logger.warning("clips: nothing is recorded without a store")
+        clips = replace(clips, clips=False)
+
+    def store() -> Any:
+        return journal.store
+
+    return ClipRecorder(
+        clips,
+        folder,
+        (settings.rtc.bitrate_min_kbps * 1000, settings.rtc.bitrate_max_kbps * 1000),
+        streams,
+        bulletin,
+        lambda stream: scenes.peek(stream).layout.watches,
+        store,
+        journal.happened,
+    )
 
 
 def load_for_cameras(settings: DetectorSettings) -> Detector:
@@ -239,6 +267,7 @@ def make_app(
         )
 
     streams = Streams(settings.streams, make_hub, frame_sink, bulletin)
+    recorder = app[RECORDER] = make_recorder(settings, streams, bulletin, scenes, journal)
     registry = Registry(settings.session, make_session, streams, make_viewer)
     first_options = CallOptions(mode=settings.session.mode, confidence=settings.session.confidence)
     pulls = Pulls(settings.sources, first_options, streams, make_feed)
@@ -282,6 +311,7 @@ def make_app(
         webhooks,
         journal,
         pulls,
+        recorder,
     )
     loader = ThreadPoolExecutor(1, thread_name_prefix="load")
     changer = ModelChanger(
@@ -319,6 +349,7 @@ def make_app(
             *event_api.routes(),
             *ZonesApi(scenes).routes(),
             *HistoryApi(journal).routes(),
+            *ClipsApi(recorder, journal).routes(),
             *pages.routes(),
             *sockets.routes(),
             *DetectApi(settings, desk).routes(),
@@ -336,6 +367,7 @@ def make_app(
     async def parts(_: web.Application) -> AsyncIterator[None]:
         inference.start()
         journal.start()
+        recorder.start()
         tasks = [asyncio.create_task(loop_lag.run(), name="loop lag")]
         if settings.detector.replace_after_s:
             tasks.append(asyncio.create_task(watch.run(), name="detector watch"))
@@ -349,6 +381,7 @@ def make_app(
             logger.warning("Still running: %s", ", ".join(lingering))
         await registry.close(settings.server.shutdown_timeout_s)
         # What ended with the calls is written and told.
+        await recorder.close(settings.session.close_timeout_s)
         await journal.close(settings.session.close_timeout_s)
         # What the end of the calls gave rise to is still told.
         await asyncio.gather(mqtt.close(OUTLET_CLOSE_S), webhooks.close(OUTLET_CLOSE_S))

@@ -1,28 +1,31 @@
 """HTTP for what happened: search, one event, its picture, and that somebody has seen it."""
 
-import base64
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from server.auth import NAME
 from server.clock import unix_ms
-from server.errors import MalformedError, NotFoundError, UnavailableError
-from server.events import KINDS
+from server.errors import NotFoundError, UnavailableError
+from server.events import KINDS, Search, StoredEvent
 from server.gate import authorize, principal_of
 from server.journal import Journal
+from server.paging import (
+    INTEGER_AT_MOST,
+    PAGE,
+    PAGE_AT_MOST,
+    check_query,
+    choice,
+    make_cursor,
+    number,
+    read_cursor,
+)
 
 if TYPE_CHECKING:
-    from server.store.store import Store, StoredEvent
+    from server.store.store import Store
 
 EVENT_ID = r"{id:[0-9a-f]{32}}"
-PAGE, PAGE_AT_MOST = 50, 500
-TEXT_AT_MOST = 255
-INTEGER_AT_MOST = 2**53
-CURSOR = re.compile(r"([0-9]{1,16})-([0-9a-f]{32})")
 RETRY_S = 5
 KNOWN = (
     "stream", "class", "zone", "kind", "since", "until", "acknowledged", "limit", "cursor",
@@ -49,11 +52,6 @@ class HistoryApi:
         stream = query.get("stream")
         if stream is not None:
             authorize(request, "view", stream)
-        store = self._store()
-        if store is None:
-            return web.json_response({"events": [], "next": None})
-        from server.store.store import Search
-
         limit = number(query, "limit", PAGE, 1, PAGE_AT_MOST)
         wish = Search(
             patterns=principal_of(request).streams,
@@ -69,6 +67,9 @@ class HistoryApi:
             after=read_cursor(query.get("cursor")),
             limit=limit or PAGE,
         )
+        store = self._store()
+        if store is None:
+            return web.json_response({"events": [], "next": None})
         found = await store.search(wish)
         following = None
         if len(found) == wish.limit:
@@ -99,7 +100,7 @@ class HistoryApi:
             raise NotFoundError("event: no such event, or it was deleted")
         return web.json_response(done.to_json())
 
-    async def _event(self, request: web.Request, scope: str) -> "StoredEvent":
+    async def _event(self, request: web.Request, scope: str) -> StoredEvent:
         """One that the caller may see; others are as if they were not."""
         store = self._store()
         found = None
@@ -121,52 +122,3 @@ class HistoryApi:
 
 
 PICTURE_HEADERS = {"Cache-Control": "private, max-age=60"}
-
-
-def check_query(query: Mapping[str, str], known: tuple[str, ...]) -> Mapping[str, str]:
-    """Refuses what is unknown, too long, or twice there."""
-    for name, value in query.items():
-        if name not in known:
-            raise MalformedError(f"{name[:40]}: unknown; known are {', '.join(known)}")
-        if len(value) > TEXT_AT_MOST or "\0" in value:
-            raise MalformedError(f"{name}: not text of up to {TEXT_AT_MOST} characters")
-    stream = query.get("stream")
-    if stream is not None and not NAME.fullmatch(stream):
-        raise NotFoundError("stream: no such name")
-    return query
-
-
-def number(
-    query: Mapping[str, str], name: str, default: int | None, low: int, high: int
-) -> int | None:
-    text = query.get(name)
-    if text is None:
-        return default
-    if not re.fullmatch(r"[0-9]{1,16}", text) or not low <= int(text) <= high:
-        raise MalformedError(f"{name}: {text[:20]!r} is not a whole number from {low} to {high}")
-    return int(text)
-
-
-def choice(query: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str | None:
-    text = query.get(name)
-    if text is not None and text not in choices:
-        raise MalformedError(f"{name}: {text[:20]!r} is not one of {', '.join(choices)}")
-    return text
-
-
-def make_cursor(started_unix_ms: int, identity: str) -> str:
-    """Where the next page begins; its form may change."""
-    return base64.urlsafe_b64encode(f"{started_unix_ms}-{identity}".encode()).decode().rstrip("=")
-
-
-def read_cursor(text: str | None) -> tuple[int, str] | None:
-    if text is None:
-        return None
-    try:
-        plain = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode("ascii")
-    except ValueError:
-        plain = ""
-    found = CURSOR.fullmatch(plain)
-    if found is None:
-        raise MalformedError("cursor: not one that was given out here")
-    return int(found[1]), found[2]

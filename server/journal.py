@@ -111,6 +111,11 @@ class Journal:
         self._forgotten = 0
         self._write_ms = DurationRecorder()
 
+    @property
+    def stores(self) -> bool:
+        """Whether there is to be a store."""
+        return self._make_store is not None
+
     # --- in ---
 
     def happened(self, happening: Happening) -> None:

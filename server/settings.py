@@ -335,6 +335,27 @@ class AnalysisSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ClipSettings:
+    """Clips of what happens around events (docs/analytics.md)."""
+
+    clips: bool = key(False, "keep a clip around every event")
+    clips_dir: str = key("", "where clips are kept; empty: clips in state_dir")
+    clip_before_s: float = key(5.0, "how much of what was before an event", low=0, high=60)
+    clip_after_s: float = key(5.0, "how much of what comes behind it", low=0.5, high=60)
+    clip_at_most_s: float = key(60.0, "longest clip; an event may last longer", low=1, high=600)
+    clips_keep_days: float = key(7.0, "clips older than this are deleted", low=0.01, high=36_500)
+    clips_max_mib: int = key(
+        4096, "room for clips; beyond it the oldest go", low=1, high=100_000_000
+    )
+    clips_reserve_mib: int = key(
+        256, "room that recording leaves on the disk", low=0, high=100_000_000
+    )
+    clips_memory_mib: int = key(
+        64, "memory for pictures that may become clips, of all streams", low=1, high=65_536
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class StoreSettings:
     """Where events are kept, and for how long (docs/analytics.md)."""
 
@@ -520,6 +541,7 @@ class Settings:
     scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
     analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
     store: StoreSettings = field(default_factory=StoreSettings)
+    clips: ClipSettings = field(default_factory=ClipSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     tls: TlsSettings = field(default_factory=TlsSettings)
@@ -539,6 +561,7 @@ GROUPS: tuple[tuple[str, type[Any]], ...] = (
     ("scheduling", SchedulingSettings),
     ("analysis", AnalysisSettings),
     ("store", StoreSettings),
+    ("clips", ClipSettings),
     ("auth", AuthSettings),
     ("limits", LimitSettings),
     ("tls", TlsSettings),

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from server import __version__
 from server.audience import Audience, AudienceStatistics
 from server.bulletin import Bulletin, BulletinStatistics
+from server.clips import ClipRecorder, ClipStatistics
 from server.clock import NS_PER_S, now_ns, unix_ms
 from server.desk import Desk, DeskStatistics
 from server.inference import InferenceStatistics
@@ -70,6 +71,7 @@ class ServerStatistics:
     webhooks: tuple[WebhookStatistics, ...]
     journal: JournalStatistics
     sources: tuple[PullStatistics, ...]
+    clips: ClipStatistics
     process: ProcessStatistics
 
 
@@ -89,6 +91,7 @@ class Status:
         webhooks: Webhooks,
         journal: Journal,
         pulls: Pulls,
+        clips: ClipRecorder,
     ) -> None:
         self._registry = registry
         self._inference = inference
@@ -101,6 +104,7 @@ class Status:
         self._webhooks = webhooks
         self._journal = journal
         self._pulls = pulls
+        self._clips = clips
         self._started_at_ns = now_ns()
 
     def statistics(self) -> ServerStatistics:
@@ -120,6 +124,7 @@ class Status:
             webhooks=self._webhooks.statistics(),
             journal=self._journal.statistics(),
             sources=self._pulls.statistics(),
+            clips=self._clips.statistics(),
             process=self._process(),
         )
 
@@ -226,6 +231,7 @@ def statistics_json(statistics: ServerStatistics) -> dict[str, Any]:
             **plain(statistics.journal),
             "write_ms": statistics.journal.write_ms.to_json(),
         },
+        "clips": plain(statistics.clips),
         "bulletin": plain(statistics.bulletin),
         "audience": plain(statistics.audience),
         "mqtt": plain(statistics.mqtt),

@@ -20,8 +20,9 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamError
 
-from server.app import BULLETIN, INFERENCE, JOURNAL, SIGNALING, load_for_cameras, make_app
+from server.app import BULLETIN, INFERENCE, JOURNAL, RECORDER, SIGNALING, load_for_cameras, make_app
 from server.bulletin import Bulletin
+from server.clips import ClipRecorder
 from server.inference import Detector, InferenceWorker
 from server.journal import Journal
 from server.registry import Registry
@@ -42,6 +43,7 @@ class Serving:
     bulletin: Bulletin
     inference: InferenceWorker
     journal: Journal
+    recorder: ClipRecorder
 
     def inference_state(self) -> str:
         return self.inference.statistics().state
@@ -78,6 +80,7 @@ async def serving(
                 app[BULLETIN],
                 app[INFERENCE],
                 app[JOURNAL],
+                app[RECORDER],
             )
     finally:
         await runner.cleanup()

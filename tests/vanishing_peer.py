@@ -11,7 +11,7 @@ from tests.serving import Caller, Serving
 async def main(url: str) -> None:
     async with ClientSession() as http:
         caller = Caller()
-        await caller.call(Serving(url, http, None, None, None, None))  # type: ignore[arg-type]
+        await caller.call(Serving(url, http, None, None, None, None, None))  # type: ignore[arg-type]
         await caller.picture()
         print("live", flush=True)
         while True:

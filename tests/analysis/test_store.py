@@ -15,10 +15,10 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 
 from server.errors import SettingsError, StoreRefusedError, UnavailableError
-from server.events import Entry, Event, new_event_id
+from server.events import Clip, Entry, Event, Search, new_event_id
 from server.store.database import make_engine, parse_url, upgrade
 from server.store.schema import EVENTS, METADATA
-from server.store.store import ROW_BYTES, Clip, Search, Store, _filtered
+from server.store.store import ROW_BYTES, Store, _filtered
 
 pytestmark = pytest.mark.loopback
 
