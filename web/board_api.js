@@ -40,12 +40,13 @@ import { json, request } from './signaling.js';
  * @property {string} kind
  * @property {string} [class]
  * @property {number|null} [track_id]
- * @property {string|null} [zone]
- * @property {string|null} [zone_name]
+ * @property {string|null} [zone] its id
  * @property {number} started_unix_ms
  * @property {number|null} [ended_unix_ms]
  * @property {string|null} [direction]
  * @property {string|null} [snapshot_url]
+ * @property {string|null} [clip_url]
+ * @property {number|null} [acknowledged_unix_ms]
  */
 
 /** @param {AbortSignal} signal @returns {Promise<StreamNow[]>} */
@@ -90,6 +91,21 @@ export async function putLayout(name, layout) {
 /** @param {string} name @param {AbortSignal} signal @returns {Promise<any>} who is inside, who came and crossed */
 export async function getCounts(name, signal) {
   return json(await request(`${pathOf(name)}/counts`, { method: 'GET' }, signal));
+}
+
+/**
+ * @param {URLSearchParams} asked
+ * @param {AbortSignal} signal
+ * @returns {Promise<{events: Happened[], next: string|null}>} newest first
+ */
+export async function getEvents(asked, signal) {
+  const reply = await request(`api/events?${asked}`, { method: 'GET' }, signal);
+  return /** @type {Promise<any>} */ (json(reply));
+}
+
+/** @param {string} id @returns {Promise<Partial<Happened>>} */
+export async function acknowledge(id) {
+  return json(await request(`api/events/${encodeURIComponent(id)}/acknowledge`, { method: 'POST' }));
 }
 
 /** @param {string} name */

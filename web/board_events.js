@@ -1,8 +1,8 @@
 // What happened, newest first, beside the pictures: live from the server.
 
-import { follow, pictureUrl } from './board_api.js';
+import { follow, getEvents } from './board_api.js';
+import { Pictures } from './board_pictures.js';
 import { element } from './classes.js';
-import { hasKey } from './access.js';
 
 /** @typedef {import('./board_api.js').Happened} Happened */
 
@@ -17,6 +17,20 @@ const VERBS = {
   signal: 'signal',
 };
 
+/** @param {Happened} event @param {string} zone its name */
+export function headline(event, zone) {
+  const verb = VERBS[/** @type {keyof typeof VERBS} */ (event.kind)] ?? event.kind;
+  const way = event.direction === 'backward' ? 'backwards' : '';
+  return [event.class ?? '', verb, event.kind === 'appear' ? '' : zone, way].filter(Boolean).join(' ');
+}
+
+/** @param {Happened} event */
+export function when(event) {
+  const began = new Date(event.started_unix_ms);
+  const lasted = event.ended_unix_ms ? Math.round((event.ended_unix_ms - event.started_unix_ms) / 1_000) : 0;
+  return began.toLocaleTimeString() + (lasted > 1 ? `, ${lasted} s` : '');
+}
+
 export class EventList {
   #root = element('events', HTMLElement);
   #list = element('events-list', HTMLOListElement);
@@ -25,17 +39,21 @@ export class EventList {
   #count = element('events-count', HTMLElement);
   #open = element('events-open', HTMLButtonElement);
   /** @type {Map<string, {node: HTMLLIElement, pictured: boolean}>} */ #rows = new Map();
+  #pictures = new Pictures();
   #unseen = 0;
   #lastId = '';
   #abort = new AbortController();
   #changed;
   #chosen;
+  /** @type {(stream: string, zone: string) => string} */ #zoneName;
 
   /**
    * @param {(open: boolean) => void} changed
    * @param {(stream: string) => void} chosen the person wants to see that stream
+   * @param {(stream: string, zone: string) => string} zoneName
    */
-  constructor(changed, chosen) {
+  constructor(changed, chosen, zoneName) {
+    this.#zoneName = zoneName;
     this.#changed = changed;
     this.#chosen = chosen;
     this.#open.addEventListener('click', () => this.setOpen(this.#root.hidden));
@@ -54,9 +72,15 @@ export class EventList {
     this.#changed(open);
   }
 
-  /** Listen until the page goes. */
+  /** What there is already, then listen until the page goes. */
   async run() {
     const { signal } = this.#abort;
+    try {
+      const { events } = await getEvents(new URLSearchParams({ limit: '30' }), signal);
+      for (const event of events) this.add(event, false);
+    } catch {
+      // None are kept here, or not for this key.
+    }
     while (!signal.aborted) {
       try {
         this.#state.textContent = '';
@@ -91,9 +115,11 @@ export class EventList {
       if (isNew && this.#root.hidden) this.#unseen += 1;
     }
     this.#write(row, event);
-    for (const [id, oldest] of this.#rows) {
-      if (this.#rows.size <= KEPT) break;
-      oldest.node.remove();
+    while (this.#rows.size > KEPT) {
+      const oldest = this.#list.lastElementChild;
+      const id = [...this.#rows].find(([, { node }]) => node === oldest)?.[0];
+      if (!oldest || id === undefined) break;
+      oldest.remove();
       this.#rows.delete(id);
     }
     this.#none.hidden = this.#rows.size > 0;
@@ -109,45 +135,23 @@ export class EventList {
     picture.height = 48;
     const text = document.createElement('div');
     const what = document.createElement('b');
-    const verb = VERBS[/** @type {keyof typeof VERBS} */ (event.kind)] ?? event.kind;
-    const zone = event.zone_name ?? event.zone;
-    what.textContent = [event.class ?? '', verb, event.kind === 'appear' ? '' : (zone ?? '')].filter(Boolean).join(' ');
+    what.textContent = headline(event, this.#zoneName(event.stream, event.zone ?? ''));
     const where = document.createElement('button');
     where.type = 'button';
     where.className = 'link';
     where.textContent = event.stream;
     where.addEventListener('click', () => this.#chosen(event.stream));
-    const when = document.createElement('time');
-    const began = new Date(event.started_unix_ms);
-    when.dateTime = began.toISOString();
-    const lasted = event.ended_unix_ms ? Math.max(1, Math.round((event.ended_unix_ms - event.started_unix_ms) / 1_000)) : 0;
-    when.textContent = began.toLocaleTimeString() + (lasted > 1 ? `, ${lasted} s` : '');
+    const time = document.createElement('time');
+    time.dateTime = new Date(event.started_unix_ms).toISOString();
+    time.textContent = when(event);
     const line = document.createElement('p');
-    line.append(where, when);
+    line.append(where, time);
     text.append(what, line);
     node.replaceChildren(picture, text);
     node.toggleAttribute('data-lasts', !event.ended_unix_ms && event.kind !== 'cross');
     if (event.snapshot_url && !row.pictured) {
       row.pictured = true;
-      void this.#picture(picture, event.snapshot_url);
-    }
-  }
-
-  /** @param {HTMLImageElement} image @param {string} path */
-  async #picture(image, path) {
-    const relative = path.replace(/^\//, '');
-    image.addEventListener('error', () => image.classList.add('empty'), { once: true });
-    if (!hasKey()) {
-      image.loading = 'lazy';
-      image.src = relative;
-      return;
-    }
-    try {
-      const url = await pictureUrl(relative, this.#abort.signal);
-      image.addEventListener('load', () => URL.revokeObjectURL(url), { once: true });
-      image.src = url;
-    } catch {
-      image.classList.add('empty'); // gone, or not for this key
+      this.#pictures.show(picture, event.snapshot_url);
     }
   }
 

@@ -5,6 +5,7 @@ import { AddDialog } from './board_add.js';
 import { getCounts, getLayout, getStats, getStreams } from './board_api.js';
 import { EventList } from './board_events.js';
 import { Grid } from './board_grid.js';
+import { History } from './board_history.js';
 import { Panel } from './board_panel.js';
 import { ZoneEditor } from './board_zones.js';
 import { element } from './classes.js';
@@ -83,7 +84,9 @@ const events = new EventList(
   (stream) => {
     if (grid.solo !== stream && grid.names.includes(stream)) grid.setSolo(stream);
   },
+  zoneName,
 );
+const history = new History(zoneName);
 
 /** @param {string} name */
 function openPanel(name) {
@@ -95,6 +98,26 @@ function openPanel(name) {
   if (!stream) return;
   panel.open(stream);
   void poll();
+}
+
+/** What zones and lines are called; their ids until that is known. @type {Map<string, Map<string, string>>} */
+const zoneNames = new Map();
+
+/** @param {string} stream @param {string} zone */
+function zoneName(stream, zone) {
+  return zoneNames.get(stream)?.get(zone) ?? zone;
+}
+
+/** Events tell ids; the names are asked for once for each stream, and when they may have changed.
+ * @param {string} stream */
+async function learnZones(stream) {
+  try {
+    const { zones = [], lines = [] } = await getLayout(stream);
+    zoneNames.set(stream, new Map([...zones, ...lines].map(({ id, label }) => [id, label])));
+  } catch (failure) {
+    if (!(failure instanceof Failure)) throw failure; // not for this key
+    zoneNames.set(stream, new Map());
+  }
 }
 
 /** @param {string} name */
@@ -110,7 +133,8 @@ async function poll() {
   asking = true;
   try {
     streams = await getStreams(ended.signal);
-    await lookCloser();
+    const strangers = streams.filter(({ name }) => !zoneNames.has(name));
+    await Promise.all([lookCloser(), ...strangers.map(({ name }) => learnZones(name))]);
     show();
     nothing.dataset['why'] = '';
   } catch (failure) {
@@ -136,6 +160,7 @@ async function lookCloser() {
   try {
     const [drawn, counts] = await Promise.all([getLayout(name), getCounts(name, ended.signal)]);
     if (panel.name === name) panel.showCounts(drawn, counts);
+    zoneNames.set(name, new Map([...drawn.zones, ...drawn.lines].map(({ id, label }) => [id, label])));
   } catch (failure) {
     if (!(failure instanceof Failure)) throw failure; // not for this key
   }
@@ -220,6 +245,7 @@ columns.addEventListener('change', () => grid.setColumns(Number(columns.value)))
 for (const id of ['add-open', 'nothing-add']) {
   element(id, HTMLButtonElement).addEventListener('click', () => add.open());
 }
+element('history-open', HTMLButtonElement).addEventListener('click', () => history.open(grid.names, grid.solo));
 document.addEventListener('keydown', (event) => {
   if (event.key === 'Escape' && grid.solo && !panel.name && !document.fullscreenElement) grid.setSolo(grid.solo);
 });

@@ -43,14 +43,14 @@ def server(tmp_path: Path, detector_file: Path) -> ServerProcess:
 
 
 async def test_streams_are_shown_tuned_and_put_in_order(
-    browser: Browser, server: ServerProcess, tmp_path: Path
+    other_browser: Browser, server: ServerProcess, tmp_path: Path
 ) -> None:
     async with server, contextlib.AsyncExitStack() as stack:
         for name in ("yard", "attic"):
             folder = tmp_path / name
             folder.mkdir()
             await stack.enter_async_context(camera(server.url, folder, name))
-        page = await stack.enter_async_context(open_page(browser, camera="none"))
+        page = await stack.enter_async_context(open_page(other_browser, camera="none"))
         await page.goto(f"{server.url}dashboard")
         await page.wait_for(f"{LIVE} === 2")
         assert await page.evaluate(NAMES) == ["attic", "yard"]
@@ -93,6 +93,7 @@ async def test_streams_are_shown_tuned_and_put_in_order(
         await draw(page, (0.2, 0.2), (0.8, 0.2), (0.8, 0.8))
         await page.evaluate("document.querySelector('[data-corner=\"0\"]').focus()")
         await page.press("ArrowRight")
+        await page.evaluate("void (document.querySelector('#draw-appear').value = 'person')")
         await page.click("#draw-save")
         await page.wait_for("!document.querySelector('#draw').open")
         corners = (
@@ -109,6 +110,20 @@ async def test_streams_are_shown_tuned_and_put_in_order(
         assert await page.evaluate(others) != 0.75
         await page.press("Escape")
         assert await page.evaluate("document.querySelector('#panel').hidden")
+
+        # What happens is beside the pictures, kept, and marked as seen.
+        await page.click("#events-open")
+        listed = "document.querySelector('#events-list').textContent"
+        await page.wait_for(f"{listed}.includes('person appeared')")
+        await page.click("#history-open")
+        await page.wait_for("document.querySelectorAll('#history-svg .happened').length >= 1")
+        await page.evaluate("document.querySelector('#history-svg').focus()")
+        await page.press("ArrowRight")
+        await page.wait_for("document.querySelector('#history-detail img')?.naturalWidth > 0")
+        await page.click("#history-detail button")
+        await page.wait_for("document.querySelector('.card-event').hasAttribute('data-seen')")
+        await page.click("#history-close")
+        await page.click("#events-close")
 
         # A phone's code, and what is in it.
         await page.click("#add-open")
@@ -167,8 +182,9 @@ async def test_what_comes_from_the_server_is_text_on_the_page(
         await page.goto(f"{server.url}dashboard")
         await page.wait_for("!document.querySelector('#nothing').hidden")
         await page.evaluate(
-            "import('/web/board_events.js').then(({ EventList }) => {"
-            f" new EventList(() => {{}}, () => {{}}).add({json.dumps(event)}, true); }})"
+            "import('/web/board_events.js').then(({ EventList }) => new EventList("
+            "() => {}, () => {}, (_, zone) => zone)"
+            f".add({json.dumps(event)}, true)).then(() => 1)"
         )
         shown = await page.evaluate("document.querySelector('#events-list').textContent")
         assert "onerror" in shown

@@ -20,7 +20,7 @@ new Promise((resolve) => addEventListener('message', ({ data }) => {
 
 
 async def test_a_foreign_page_shows_tile_and_frame_with_tokens_that_run_out(
-    browser: Browser, tmp_path: Path
+    other_browser: Browser, tmp_path: Path
 ) -> None:
     port = new_port()
     origin = f"http://127.0.0.1:{port}"
@@ -38,7 +38,7 @@ async def test_a_foreign_page_shows_tile_and_frame_with_tokens_that_run_out(
         server,
         camera(server.url, tmp_path, "porch", KEY),
         foreign_site(port, server.url, "--key-file", str(plain), "--life", "6s") as site,
-        open_page(browser, camera="none") as page,
+        open_page(other_browser, camera="none") as page,
     ):
         await page.goto(site)
         frame = asyncio.create_task(page.evaluate(FRAME_SAYS))
