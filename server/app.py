@@ -297,7 +297,7 @@ def make_app(
     holdings = Holdings(lambda held: any(part.has(held) for part in holders))
     gate = Gate(settings, authority, Limits(settings.limits, measure), holdings)
     gate.install(app)
-    mqtt = MqttOutlet(settings.mqtt, bulletin, __version__)
+    mqtt = MqttOutlet(settings.mqtt, bulletin, __version__, stills_api.newest)
     webhooks = Webhooks(settings.webhooks, bulletin, __version__)
     status = Status(
         registry,

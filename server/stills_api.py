@@ -15,7 +15,13 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from server.errors import MalformedError, NotLiveError, TooManyError, UnavailableError
+from server.errors import (
+    MalformedError,
+    NotFoundError,
+    NotLiveError,
+    TooManyError,
+    UnavailableError,
+)
 from server.gate import CALLER, hold
 from server.latest import LatestClosed
 from server.settings import StreamSettings
@@ -98,6 +104,15 @@ class StillsApi:
         return web.Response(
             body=jpeg, content_type="image/jpeg", headers={"Cache-Control": "no-store"}
         )
+
+    async def newest(self, name: str) -> bytes | None:
+        """The newest picture of a stream, with boxes, for other parts of the server; None where
+        there is none. Wakes nothing that rests and counts for no viewer."""
+        try:
+            stills = self._of(self.streams.get(name))
+            return await stills.newest(Kind(annotated=True, width=0), FIRST_PICTURE_S)
+        except (NotFoundError, TimeoutError):
+            return None
 
     async def mjpeg(self, request: web.Request) -> web.StreamResponse:
         """The stream as motion JPEG, until one side ends it."""

@@ -83,10 +83,22 @@ async def test_streams_are_listed_changed_and_ended() -> None:
             changed_to = await client.change_stream("desk", confidence=0.75)
             assert changed_to.body["options"]["confidence"] == 0.75
             assert (await client.stream("desk")).name == "desk"
+            assert (await client.snapshot("desk", annotated=False)).startswith(b"\xff\xd8")
             await client.end_stream("desk")
             await until(lambda: not server.registry.statistics().streams)
         with pytest.raises(ServerError, match="404"):
             await client.stream("desk")
+
+
+async def test_the_server_is_told_to_fetch_a_stream() -> None:
+    async with served() as (_, client):
+        added = await client.add_stream("show", "demo", {"confidence": 0.6})
+        assert (added.name, added.source) == ("show", "demo")
+        assert added.body["options"]["confidence"] == 0.6
+        with pytest.raises(ServerError) as caught:
+            await client.add_stream("show", "gopher://nowhere")
+        assert caught.value.status in (403, 409, 422)
+        await client.end_stream("show")
 
 
 async def test_detections_of_a_stream_that_comes_later_have_the_names_of_their_classes() -> None:

@@ -318,6 +318,7 @@ async def test_a_camera_at_the_server_is_seen_at_the_broker(tmp_path: Path) -> N
         ):
             await overheard.wait_for(STATE, "live")
             await overheard.wait_for(COUNTS, counts(fake=1))
+            await until(lambda: "JFIF" in overheard.newest.get(SNAPSHOT, ""))
             assert (await server.stats())["mqtt"]["connected"] is True
             async with server.http.get(f"{server.url}/metrics") as reply:
                 assert "sightline_mqtt_connected 1.0" in await reply.text()
