@@ -36,6 +36,11 @@ LIBRARIES = {
     "/usr/lib/*/gstreamer-1.0/libgstvideotestsrc.so": "gstreamer1.0-plugins-base",
     "/usr/lib/*/gstreamer-1.0/libgstrtp.so": "gstreamer1.0-plugins-good",
     "/usr/lib/*/gstreamer-1.0/libgstx264.so": "gstreamer1.0-plugins-ugly",
+    # A viewer of another make.
+    "/usr/lib/*/girepository-1.0/GstWebRTC-1.0.typelib": "gir1.2-gst-plugins-bad-1.0",
+    "/usr/lib/*/gstreamer-1.0/libgstwebrtc.so": "gstreamer1.0-plugins-bad",
+    "/usr/lib/*/gstreamer-1.0/libgstnice.so": "gstreamer1.0-nice",
+    "/usr/lib/*/gstreamer-1.0/libgstlibav.so": "gstreamer1.0-libav",
 }
 # What tests talk to, and its Debian package.
 SERVERS = {"mosquitto": "mosquitto", "pg_ctlcluster": "postgresql"}

@@ -8,7 +8,7 @@ import asyncio
 import logging
 
 from aiortc import RTCCertificate, RTCDtlsTransport, RTCIceTransport
-from aiortc.rtcdtlstransport import RtpReceiver, RtpRouter, State
+from aiortc.rtcdtlstransport import RtpReceiver, RtpRouter, SRTPProtectionProfile, State
 from aiortc.rtp import RtpPacket
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
@@ -21,6 +21,24 @@ logger = logging.getLogger(__name__)
 MAX_SOURCES = 32
 # What OpenSSL 4 takes in a certificate; older curves were left out of it (RFC 8422).
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
+
+
+# Our own key is of a curve; a peer's may be RSA, as GStreamer's and older browsers' are. aiortc as
+# the client offers suites for the former alone.
+CIPHERS = (
+    b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305:"
+    b"ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-CHACHA20-POLY1305:"
+    b"ECDHE-ECDSA-AES128-SHA:ECDHE-ECDSA-AES256-SHA"
+)
+
+
+class WiderCertificate(RTCCertificate):
+    """One whose handshakes take peers with RSA keys too."""
+
+    def _create_ssl_context(self, srtp_profiles: list[SRTPProtectionProfile]) -> SSL.Context:
+        context = super()._create_ssl_context(srtp_profiles)
+        context.set_cipher_list(CIPHERS)
+        return context
 
 
 class BoundedRtpRouter(RtpRouter):
@@ -48,7 +66,7 @@ class GuardedDtlsTransport(RTCDtlsTransport):
         certificates: list[RTCCertificate],
         rejections: Rejections,
     ) -> None:
-        super().__init__(transport, certificates)
+        super().__init__(transport, [WiderCertificate(c._key, c._cert) for c in certificates])
         self._rtp_router = BoundedRtpRouter()
         self._rejections = rejections
         self.last_packet_at_ns = 0

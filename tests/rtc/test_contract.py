@@ -26,7 +26,7 @@ import pytest
 from aioice import Connection
 from aiortc import RTCConfiguration, RTCPeerConnection
 
-from server.rtc.guard import BoundedRtpRouter, GuardedDtlsTransport
+from server.rtc.guard import BoundedRtpRouter, GuardedDtlsTransport, WiderCertificate
 from server.rtc.ice import GuardedStunProtocol, IceConnection, IceGatherer
 from server.rtc.idle import IdleReceiver
 from server.rtc.options import RtcOptions
@@ -79,6 +79,10 @@ SOURCES: dict[str, tuple[str, str]] = {
     "MediaStreamTrack.stop": (
         "b79a098f53603443d16d9323abfa8b8204de3ed5f1d391cabdca057164d86251",
         "remote_track.py",
+    ),
+    "RTCCertificate._create_ssl_context": (
+        "aac625bdc264f0a6d4aebcb325a45941aaf753b6b4d33934d311e34344abad77",
+        "guard.py",
     ),
     "RTCDtlsTransport.__run": (
         "24d63d929a104e16e20d0196590ee21cc41f9d569b134d2779b1d62d876e6815",
@@ -238,7 +242,7 @@ SOURCES: dict[str, tuple[str, str]] = {
     ),
     "aioice.Connection.sendto": (
         "bf162ec03bdce2cc2b9602cd47a03aa70b15b45383da4d0618090e65179f7e85",
-        "fanout_sender.py",
+        "sender.py",
     ),
     "aioice.relayed_candidate": (
         "271e25be8724ce381b2bdfe17c1518f314f3588927b34254f5830f98676dcc25",
@@ -320,6 +324,7 @@ OVERRIDES = [
     (GuardedDtlsTransport, "_recv_next"),
     (GuardedDtlsTransport, "_set_state"),
     (BoundedRtpRouter, "route_rtp"),
+    (WiderCertificate, "_create_ssl_context"),
     (IceConnection, "add_remote_candidate"),
     (IceConnection, "check_complete"),
     (IceConnection, "check_incoming"),
@@ -371,7 +376,7 @@ LEANED_ON: list[tuple[str, Any, str]] = [
     ("RTCIceGatherer", aiortc.rtcicetransport.RTCIceGatherer, "ice.py"),
     ("RTCIceTransport", aiortc.rtcicetransport.RTCIceTransport, "ice.py"),
     ("aioice.Connection.__init__", Connection.__init__, "ice.py"),
-    ("aioice.Connection.sendto", Connection.sendto, "fanout_sender.py"),
+    ("aioice.Connection.sendto", Connection.sendto, "sender.py"),
     ("aioice.Connection.check_start", Connection.check_start, "ice.py"),
     ("aioice.Connection.gather_candidates", Connection.gather_candidates, "ice.py"),
     ("aioice.Connection.request_received", Connection.request_received, "ice.py"),
