@@ -111,6 +111,8 @@ CAMERA_SIZES = ((640, 480),)
 # How long MQTT and webhooks have to tell what waits when the server stops.
 OUTLET_CLOSE_S = 2.0
 
+# How long the threads of sources are waited for when everything else has ended.
+LINGERING_S = 0.5
 # Loop lags measured, one in 10 ms, before they decide whether new calls are taken.
 LAGS_AT_LEAST = 300
 
@@ -376,9 +378,7 @@ def make_app(
         pulls.begin_configured()
         yield
         # Reverse order: sources and calls, then what they use.
-        lingering = await pulls.close(settings.server.shutdown_timeout_s)
-        if lingering:
-            logger.warning("Still running: %s", ", ".join(lingering))
+        pulls.stop()
         await registry.close(settings.server.shutdown_timeout_s)
         # What ended with the calls is written and told.
         await recorder.close(settings.session.close_timeout_s)
@@ -391,6 +391,10 @@ def make_app(
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        # A thread that waits for a camera ends with its deadline, or with the process.
+        lingering = await pulls.close(LINGERING_S)
+        if lingering:
+            logger.info("Not waited for: %s", ", ".join(lingering))
         stopped = await asyncio.to_thread(inference.stop, settings.session.close_timeout_s)
         if not stopped:
             logger.warning("The detector still hangs; leaving its thread behind")

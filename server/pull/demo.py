@@ -7,15 +7,14 @@ are those of `server/pictures`.
 import math
 import threading
 from pathlib import Path
-from typing import Any
 
-import av
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from server.clock import NS_PER_S, now_ns
 from server.frame import Stamps
+from server.pull.device import to_frame
 from server.pull.media_clock import TICKS_PER_S
 from server.pull.reader import TIME_BASE, ReaderCounters, Take
 
@@ -61,11 +60,6 @@ def scene(pictures: list[BgrArray], number: int) -> BgrArray:
         following = view(pictures[(int(turn) + 1) % len(pictures)], at_s - SHOWN_S)
         shown = np.asarray(cv2.addWeighted(shown, 1 - into, following, into, 0), np.uint8)
     return shown
-
-
-def to_frame(bgr: BgrArray) -> av.VideoFrame:
-    i420: Any = cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_I420)
-    return av.VideoFrame.from_ndarray(i420, format="yuv420p")
 
 
 class DemoReader:

@@ -258,11 +258,15 @@ class Pulls:
         pull = self._pulls.get(name)
         return pull.statistics() if pull is not None else None
 
-    async def close(self, timeout_s: float) -> tuple[str, ...]:
-        """End all of them; names the threads that are still running after the time."""
+    def stop(self) -> None:
+        """End all of them; `close` then waits for their threads."""
         self._closed = True
         for pull in list(self._pulls.values()):
             pull.end("server stops")
+
+    async def close(self, timeout_s: float) -> tuple[str, ...]:
+        """End all of them; names the threads that are still running after the time."""
+        self.stop()
         return await asyncio.to_thread(self._join, timeout_s)
 
     def _join(self, timeout_s: float) -> tuple[str, ...]:

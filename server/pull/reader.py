@@ -22,6 +22,7 @@ from server.clock import NS_PER_S, now_ns, s_to_ns
 from server.errors import SightlineError
 from server.frame import Stamps
 from server.pull.address import Address, check_host, confined
+from server.pull.device import NoCameraError, camera_pictures
 from server.pull.media_clock import TICKS_PER_S, Lateness, MediaClock
 from server.pull.slices import SliceJoiner, begins_key
 from server.settings import SourceSettings
@@ -171,6 +172,9 @@ class Reader:
         if not self._trusted:
             check_host(address, self._settings.source_hosts)
             options = confined(address, self._settings.source_hosts)
+        if address.kind == "device" and address.format not in av.formats_available:
+            self._play_camera(camera_pictures(int(address.url.removeprefix("/dev/video"))))
+            return
         if self._own_joining:
             options["fflags"] = "noparse+nofillin"
         with av.open(
@@ -186,16 +190,35 @@ class Reader:
             codec = stream.codec_context.name
             if not self._own_joining or codec == "h264":
                 self._prepare(stream)
-                self.counters.connects += 1
-                self.counters.state = "playing"
-                self.counters.last_error = ""
-                self._clock.restart()
-                logger.info("%s: playing %s", self._thread.name, codec)
+                hardware = " (hardware)" if stream.codec_context.is_hwaccel else ""
+                self._connected(f"{codec}{hardware}")
                 self._read(container, stream)
                 return
         # Another codec wants FFmpeg's parser; from now on it is opened with it.
         self._own_joining = False
         self._play()
+
+    def _play_camera(self, pictures: "Generator[VideoFrame]") -> None:
+        with contextlib.closing(pictures):
+            try:
+                for picture in pictures:
+                    if self.counters.state != "playing":
+                        self._connected("OpenCV")
+                    if self._stop.is_set():
+                        return
+                    at_ns = now_ns()
+                    self._show(picture, at_ns, at_ns, None)
+            except NoCameraError:
+                raise SourceError("there is no such camera, or another program has it") from None
+
+    def _connected(self, decoder: str) -> None:
+        counters = self.counters
+        counters.connects += 1
+        counters.state = "playing"
+        counters.last_error = ""
+        counters.decoder = decoder
+        self._clock.restart()
+        logger.info("%s: playing, %s", self._thread.name, decoder)
 
     def _hardware(self) -> HWAccel | None:
         wanted = self._settings.source_decoder
@@ -217,7 +240,6 @@ class Reader:
         context.options = options
         if self._address.kind != "file":
             context.flags |= Flags.low_delay
-        self.counters.decoder = f"{context.name}{' (hardware)' if context.is_hwaccel else ''}"
 
     def _read(self, container: "InputContainer", stream: "VideoStream") -> None:
         is_file = self._address.kind == "file"

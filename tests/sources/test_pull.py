@@ -9,9 +9,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from aiohttp import web
 
+from server.pull.device import camera_pictures, to_frame
 from server.settings import Settings
 from tests.fakes import FakeDetector
 from tests.gate.guarded import ADMIN, FRONT, PUBLISHER, guarded, guarded_settings
@@ -287,6 +290,32 @@ async def test_a_protocol_that_ffmpeg_was_built_without_says_so() -> None:
         await add(server, "srt://127.0.0.1:9")
         told = await reached(server, state="waiting")
         assert "cannot speak this protocol" in told["pull"]["last_error"]
+
+
+async def test_a_camera_that_is_not_there_is_told() -> None:
+    async with fetching() as server:
+        assert (await add(server, "device:/dev/video99"))[0] == 201
+        told = await reached(server, state="waiting")
+        assert "no such camera" in told["pull"]["last_error"]
+
+
+def test_pictures_of_a_camera_are_made_fit_for_the_stream(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", seconds=0.5)
+    pictures = list(camera_pictures(0, lambda number: cv2.VideoCapture(str(clip))))
+    assert len(pictures) == 5
+    assert {(p.width, p.height, p.format.name) for p in pictures} == {(160, 120, "yuv420p")}
+    luma = [int(p.to_ndarray()[:120].mean()) for p in pictures]
+    assert luma == sorted(luma)
+    assert (to_frame(np.zeros((121, 161, 3), np.uint8)).width) == 160
+
+
+async def test_the_server_stops_soon_though_a_camera_says_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        rows = (f"door=rtsp://127.0.0.1:{deaf.getsockname()[1]}/x",)
+        async with fetching(sources=rows, source_timeout_s=60.0) as server:
+            await reached(server, state="connecting")
+        # The server is down, and did not wait for what ends with its deadline.
+        assert pull_threads()
 
 
 async def test_options_are_those_asked_for_and_change_live(tmp_path: Path) -> None:

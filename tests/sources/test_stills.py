@@ -244,13 +244,11 @@ async def test_places_are_limited_and_given_back() -> None:
 
 
 async def test_the_server_stops_though_somebody_reads() -> None:
-    async with streaming() as server, sending(server, "yard"):
+    # An answer that is still open would hold the stop up for a minute.
+    async with asyncio.timeout(40), streaming() as server, sending(server, "yard"):
         await live(server)
         reply = await server.http.get(f"{server.url}/api/streams/yard/mjpeg")
         await Frames(reply).next()
-        began = asyncio.get_running_loop().time()
-    # Well before the longest orderly stop, which is what an open answer could hold it up for.
-    assert asyncio.get_running_loop().time() - began < 4
     reply.close()
 
 
