@@ -28,6 +28,9 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "stages": ("bench.stages", "each stage of a frame's way alone"),
     "compare": ("bench.compare", "side by side with what a user would take instead"),
     "floor": ("bench.floor", "what the same work costs without a server"),
+    "table": ("bench.table", "records as Markdown tables"),
+    "compare-records": ("bench.compare_records", "is record B worse than record A"),
+    "report": ("bench.report", "records as one page of HTML, and as PNGs"),
     "echo": ("bench.echo", "a server that echoes, to know the floor"),
 }
 

@@ -87,9 +87,15 @@ def add_budget(parser: argparse.ArgumentParser, whose: str) -> None:
     )
 
 
+def add_json(
+    parser: argparse.ArgumentParser, what: str = "the record as the last line of standard output"
+) -> None:
+    parser.add_argument("--json", action="store_true", help=what)
+
+
 def add_output(parser: argparse.ArgumentParser) -> None:
+    add_json(parser)
     add = parser.add_argument
-    add("--json", action="store_true", help="the record as the last line of standard output")
     add("--out", type=Path, default=RESULTS, metavar="DIR", help="where the record is written")
 
 
