@@ -62,6 +62,8 @@ if TYPE_CHECKING:
 
 # What one measurement takes beside its window and its warm-up: start, connecting, tail, end.
 OVERHEAD_S: Final = 6.0
+# A server whose queue grew in the window may need this long to give its pictures back.
+LONGEST_TAIL_S: Final = 12.0
 # Pictures of each server that are looked at, over all rounds: enough to be sure, few to hold.
 LOOKED_AT: Final = 24
 SAME_BOX: Final = 0.5
@@ -164,7 +166,7 @@ async def compare(settings: CompareSettings, progress: Progress) -> dict[str, An
                     f"{len(runs) + 1}/{total} {subject.name}, {count} client(s), round {turn + 1}, "
                     f"about {left_min:.0f} min left"
                 )
-                told = {"clients": count, "round": turn + 1, "subject": subject.name}
+                told = {"clients_at_once": count, "round": turn + 1, "subject": subject.name}
                 try:
                     report = await _measure(
                         settings,
@@ -408,6 +410,7 @@ def run(options: argparse.Namespace) -> int:
             clip=options.clip,
             seconds=options.seconds,
             warmup_s=options.warmup,
+            longest_tail_s=LONGEST_TAIL_S,
             server_args=tuple(options.server_arg),
         ),
         runs=options.runs,

@@ -79,7 +79,7 @@ def figures(record: Record) -> dict[str, Figure]:
                     runs = [
                         run
                         for run in record.runs
-                        if run["subject"] == subject and str(run["clients"]) == count
+                        if run["subject"] == subject and str(run["clients_at_once"]) == count
                     ]
                     found |= _of_calls(f"{count} client(s), ", figures_of, runs)
                 ratios = summary["ratios"][count].get(subject) or {}

@@ -17,13 +17,13 @@ RATIOS: Final = ("p50", "p95")
 def summarise(measured: Mapping[str, Any]) -> dict[str, Any]:
     """The figures by number of clients and server; see bench/README.md."""
     runs: Sequence[Mapping[str, Any]] = measured["runs"]
-    counts = list(dict.fromkeys(run["clients"] for run in runs))
+    counts = list(dict.fromkeys(run["clients_at_once"] for run in runs))
     subjects = list(dict.fromkeys(run["subject"] for run in runs))
     subjects.sort(key=list(SUBJECTS).index)
     by_clients = {}
     ratios = {}
     for count in counts:
-        here = [run for run in runs if run["clients"] == count]
+        here = [run for run in runs if run["clients_at_once"] == count]
         by_clients[str(count)] = {
             subject: _figures([run for run in here if run["subject"] == subject])
             for subject in subjects
@@ -149,25 +149,42 @@ def _figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _ratio(runs: Iterable[Mapping[str, Any]], subject: str, figure: str) -> dict[str, float] | None:
-    """A peer's delay over ours, of the worst client, paired by round."""
-    worst: dict[tuple[int, str], float] = {}
-    for run in runs:
-        if "report" in run:
-            found = [
-                getattr(client.latency_ms, figure)
-                for client in run["report"].clients
-                if client.latency_ms is not None
-            ]
-            if found:
-                worst[run["round"], run["subject"]] = max(found)
-    pairs = [
-        value / worst[turn, OURS]
-        for (turn, name), value in worst.items()
-        if name == subject and (turn, OURS) in worst
-    ]
+    """A peer's delay over ours, of the worst client, paired by round.
+
+    A peer of which no picture of the window came back took at least as long as the window: that
+    is what counts then, and `bounded` says in how many pairs.
+    """
+    worst = {
+        (run["round"], run["subject"]): _worst(run["report"], figure)
+        for run in runs
+        if "report" in run
+    }
+    pairs, bounded = [], 0
+    for (turn, name), (peer_ms, is_bound) in worst.items():
+        ours_ms, ours_is_bound = worst.get((turn, OURS), (0.0, True))
+        if name == subject and not ours_is_bound:
+            pairs.append(peer_ms / ours_ms)
+            bounded += is_bound
     if not pairs:
         return None
-    return {"median": median(pairs), "low": min(pairs), "high": max(pairs), "pairs": len(pairs)}
+    return {
+        "median": median(pairs),
+        "low": min(pairs),
+        "high": max(pairs),
+        "pairs": len(pairs),
+        "bounded": bounded,
+    }
+
+
+def _worst(report: RunReport, figure: str) -> tuple[float, bool]:
+    """Of the slowest client; and whether it is only known to be no less."""
+    found = [
+        (getattr(client.latency_ms, figure), False)
+        if client.latency_ms is not None
+        else (1000 * client.sent / client.fps_sent if client.fps_sent else 0.0, True)
+        for client in report.clients
+    ]
+    return max(found)
 
 
 def _text(value: float | None, places: int = 1) -> str:
@@ -177,4 +194,5 @@ def _text(value: float | None, places: int = 1) -> str:
 def _spread(ratio: Mapping[str, float] | None) -> str:
     if ratio is None:
         return ""
-    return f"{ratio['median']:.2f} ({ratio['low']:.1f}-{ratio['high']:.1f})"
+    over = "over " if ratio["bounded"] else ""
+    return f"{over}{ratio['median']:.2f} ({ratio['low']:.1f}-{ratio['high']:.1f})"

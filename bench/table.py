@@ -113,7 +113,7 @@ def _delays(record: Record) -> Iterator[Row]:
     if record.bench == "glass":
         worst = summary["worst_client_ms"]
         figures = (worst["p50"], worst["p95"], summary["fps_slowest"])
-        yield (_label(settings), *_figures(figures))
+        yield (call_label(settings), *_figures(figures))
     elif record.bench == "browser":
         for name, told in summary.items():
             figures = (told["latency_ms"]["p50"], told["latency_ms"]["p95"], told["fps_received"])
@@ -123,7 +123,8 @@ def _delays(record: Record) -> Iterator[Row]:
                    *_figures(figures))  # fmt: skip
 
 
-def _label(settings: Mapping[str, Any]) -> str:
+def call_label(settings: Mapping[str, Any]) -> str:
+    """What a measurement of calls was of, in a few words."""
     count = settings["clients"]
     calls = f"{NUMBERS.get(count, str(count))} call{'s' if count > 1 else ''}"
     mode = "" if count == 1 and settings["mode"] == "exact" else f", `{settings['mode']}`"

@@ -1,5 +1,6 @@
 """`python -m bench compare`: what rounds add up to, what is refused, and one real short round."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,38 +8,20 @@ import pytest
 
 from bench.__main__ import OK, WRONG_USAGE, main
 from bench.compare_report import describe, detections_of, summarise, too_close
-from bench.eye import EyeStatistics, Returned
 from bench.record import Record
 from bench.seen_boxes import Seen
-from bench.summary import RunReport
-from bench.window import Window, client_report
+from tests.bench.making_records import run_report
 
 pytestmark = pytest.mark.loopback
-
-MS = 1_000_000
-NOTHING = EyeStatistics(0, 0, 0, 0)
-
-
-def report(delay_ms: float) -> RunReport:
-    """One client whose every picture took so long."""
-    handed = [number * 33 * MS for number in range(60)]
-    returned = [
-        Returned(number, at_ns, at_ns, at_ns + round(delay_ms * MS), 0)
-        for number, at_ns in enumerate(handed)
-    ]
-    client = client_report(
-        "client 1", Window(0, 2000 * MS), handed, [], returned, [], NOTHING, NOTHING, 0, True
-    )
-    return RunReport([client], 1.0, [50.0], {}, None, None, {})
 
 
 def measured(*rounds: tuple[float, float], seen: Seen | None = None) -> dict[str, Any]:
     """Rounds of ours and of a peer, one client."""
     runs = []
     for turn, (ours, peer) in enumerate(rounds):
-        told = {"clients": 1, "round": turn}
-        runs.append({**told, "subject": "aiortc", "report": report(peer)})
-        runs.append({**told, "subject": "sightline", "report": report(ours)})
+        told = {"clients_at_once": 1, "round": turn}
+        runs.append({**told, "subject": "aiortc", "report": run_report(peer)})
+        runs.append({**told, "subject": "sightline", "report": run_report(ours)})
     return {
         "runs": runs,
         "floor": None,
@@ -56,6 +39,7 @@ def test_ratios_are_taken_within_rounds_and_their_median_counts() -> None:
         "low": 3.0,
         "high": 4.0,
         "pairs": 3,
+        "bounded": 0,
     }
     assert summary["clients"]["1"]["sightline"]["worst_client_ms"]["p50"] == 10
     assert list(summary["clients"]["1"]) == ["sightline", "aiortc"]
@@ -63,11 +47,27 @@ def test_ratios_are_taken_within_rounds_and_their_median_counts() -> None:
 
 def test_a_peer_that_failed_is_told_and_has_no_ratio() -> None:
     rounds = measured((10, 40))
-    rounds["runs"][0] = {"clients": 1, "round": 0, "subject": "aiortc", "error": "it ended with 1"}
+    rounds["runs"][0] = {
+        "clients_at_once": 1,
+        "round": 0,
+        "subject": "aiortc",
+        "error": "it ended with 1",
+    }
     summary = summarise(rounds)
     assert summary["ratios"]["1"]["aiortc"]["p50"] is None
     assert summary["clients"]["1"]["aiortc"]["errors"] == ["it ended with 1"]
     assert too_close(summary, 2.0) == ["aiortc, 1 client(s): not measured"]
+
+
+def test_a_peer_whose_pictures_never_came_back_is_slower_than_the_window_is_long() -> None:
+    rounds = measured((10, 40))
+    (client,) = rounds["runs"][0]["report"].clients
+    nothing = replace(client, returned=0, latency_ms=None, lost=client.sent)
+    rounds["runs"][0]["report"] = replace(rounds["runs"][0]["report"], clients=[nothing])
+    ratio = summarise(rounds)["ratios"]["1"]["aiortc"]["p50"]
+    assert ratio["median"] == pytest.approx(200)
+    assert ratio["bounded"] == 1
+    assert too_close(summarise(rounds), 3.5) == []
 
 
 def test_a_bound_finds_ratios_under_it_and_boxes_that_are_not_there() -> None:
