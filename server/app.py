@@ -1,6 +1,7 @@
 """The composition root: builds every part once, in order, and takes them down in reverse."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from server.detect_api import DetectApi
 from server.detector.load import load_detector
 from server.detector.trial import try_apart
 from server.detector_watch import DetectorWatch
+from server.errors import NotFoundError
 from server.event_api import EventApi
 from server.feed import Feed
 from server.gate import Gate, hold, principal_of
@@ -270,6 +272,13 @@ def make_app(
 
     streams = Streams(settings.streams, make_hub, frame_sink, bulletin)
     recorder = app[RECORDER] = make_recorder(settings, streams, bulletin, scenes, journal)
+
+    def forget_pictures(stream: str) -> None:
+        recorder.forget_pictures(stream)
+        with contextlib.suppress(NotFoundError):
+            streams.get(stream).hub.forget()
+
+    scenes.on_masks = forget_pictures
     registry = Registry(settings.session, make_session, streams, make_viewer)
     first_options = CallOptions(mode=settings.session.mode, confidence=settings.session.confidence)
     pulls = Pulls(settings.sources, first_options, streams, make_feed)

@@ -153,6 +153,14 @@ class ClipRecorder:
         """Of a clip's file."""
         return self.folder / f"{clip_id}.mp4"
 
+    def forget_pictures(self, stream: str) -> None:
+        """What is kept in memory of the stream shows what may not be seen any more."""
+        reel = self._reels.pop(stream, None)
+        if reel is not None:
+            self._lost += reel.open is not None
+            reel.close(lost=True)
+            self._attach(stream)
+
     # --- what happens in the streams ---
 
     async def _follow(self) -> None:

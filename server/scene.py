@@ -34,6 +34,7 @@ PLACES_AT_MOST = 1024
 STAYS_AT_MOST = 2048
 
 Float64Array = npt.NDArray[np.float64]
+Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,15 @@ class _Stay:
     entered: Event | None = None
     dwelt: Event | None = None
     best_score: float = 0.0
-    best: tuple[Frame, tuple[float, float, float, float], float] | None = None
+    best: tuple[Frame, Box, float] | None = None
+
+    def improve(self, seen: "_Seen", row: int) -> None:
+        """Keep this picture if it shows the object clearly better than the best so far."""
+        score, box = seen.scores[row], seen.boxes[row]
+        worth = _worth(score, box)
+        if worth > 1.3 * self.best_score:
+            self.best_score = worth
+            self.best = seen.frame, box, score
 
     def open_events(self) -> list[Event]:
         return [event for event in (self.entered, self.dwelt) if event is not None]
@@ -75,6 +84,29 @@ class _Count:
     forward: int = 0
     backward: int = 0
     longest_dwell_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What is seen in one picture, as plain values: one conversion instead of one a row."""
+
+    frame: Frame
+    at_ns: int
+    names: Sequence[str]
+    track_ids: list[int]
+    class_ids: list[int]
+    scores: list[float]
+    boxes: list[Box]
+    """In shares of the picture."""
+    points: dict[str, Float64Array]
+    """(N, 2) by the name of the anchor, in shares of the picture."""
+
+    def __len__(self) -> int:
+        return len(self.track_ids)
+
+    def name(self, row: int) -> str:
+        class_id = self.class_ids[row]
+        return self.names[class_id] if class_id < len(self.names) else f"class{class_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +136,8 @@ class Scene:
         self._on_happening = on_happening
         self._lock = threading.Lock()
         self._stays: dict[tuple[int, str], _Stay] = {}
-        # Where each track was when it last was clear of a line: (track, line) -> x, y.
-        self._places: dict[tuple[int, int], tuple[float, float]] = {}
+        # Where each track was when it last was clear of each line: (lines, 2) by track.
+        self._places: dict[int, Float64Array] = {}
         self._counts: dict[str, _Count] = {}
         self._by_class: _ByClass | None = None
         self._refused = 0
@@ -155,11 +187,10 @@ class Scene:
             by_class = self._by_class
             if by_class is None or by_class.names is not names:
                 by_class = self._by_class = _by_class(layout, names)
-            seen = shown.take(np.flatnonzero(shown.track_id != NO_TRACK))
-            points = _anchors(seen)
-            happenings = self._look_at_zones(layout, by_class, seen, points, frame, at_ns)
-            happenings += self._look_at_lines(layout, by_class, seen, points, frame, at_ns)
-            happenings += self._look_at_classes(layout, by_class, seen, frame, at_ns)
+            seen = _seen(frame, shown, names)
+            happenings = self._look_at_zones(layout, by_class, seen)
+            happenings += self._look_at_lines(layout, by_class, seen)
+            happenings += self._look_at_classes(by_class, seen)
             happenings += self._look_for_ends(at_ns)
         self._tell(happenings)
 
@@ -191,173 +222,135 @@ class Scene:
 
     # --- parts of a look, under the lock ---
 
-    def _look_at_zones(
-        self,
-        layout: Layout,
-        by_class: _ByClass,
-        seen: Detections,
-        points: dict[str, Float64Array],
-        frame: Frame,
-        at_ns: int,
-    ) -> list[Happening]:
+    def _look_at_zones(self, layout: Layout, by_class: _ByClass, seen: _Seen) -> list[Happening]:
         if not layout.zones or not len(seen):
             return []
-        assert seen.track_id is not None
-        by_zone = np.stack([points[zone.anchor] for zone in layout.zones], axis=1)
-        inside = layout.inside(by_zone) & by_class.zones[:, seen.class_id].T
+        by_zone = np.stack([seen.points[zone.anchor] for zone in layout.zones], axis=1)
+        inside = layout.inside(by_zone) & by_class.zones[:, seen.class_ids].T
         happenings: list[Happening] = []
-        track_ids = seen.track_id.tolist()
         present = set()
         for row, index in np.argwhere(inside).tolist():
             zone = layout.zones[index]
-            key = (track_ids[row], zone.id)
+            key = (seen.track_ids[row], zone.id)
             present.add(key)
-            class_name = _name(by_class.names, int(seen.class_id[row]))
-            stay = self._stay(key, zone, class_name, at_ns)
+            stay = self._stay(key, zone, seen, row)
             if stay is not None:
-                happenings += self._be_inside(stay, zone, seen, row, frame, at_ns)
-        here = set(track_ids)
+                happenings += self._be_inside(stay, zone, seen, row)
+        here = set(seen.track_ids)
         for key, stay in self._stays.items():
             outside = stay.zone is not None and key[0] in here and key not in present
             if not outside:
                 stay.outside_at_ns = 0
             elif not stay.outside_at_ns:
-                stay.outside_at_ns = at_ns
+                stay.outside_at_ns = seen.at_ns
         return happenings
 
-    def _stay(
-        self, key: tuple[int, str], zone: Zone | None, class_name: str, at_ns: int
-    ) -> _Stay | None:
+    def _stay(self, key: tuple[int, str], zone: Zone | None, seen: _Seen, row: int) -> _Stay | None:
         stay = self._stays.get(key)
         if stay is None:
             if len(self._stays) >= STAYS_AT_MOST:
                 self._refused += 1
                 return None
-            stay = self._stays[key] = _Stay(zone, class_name, key[0], at_ns, at_ns)
+            stay = _Stay(zone, seen.name(row), seen.track_ids[row], seen.at_ns, seen.at_ns)
+            self._stays[key] = stay
         return stay
 
-    def _be_inside(
-        self, stay: _Stay, zone: Zone, seen: Detections, row: int, frame: Frame, at_ns: int
-    ) -> list[Happening]:
+    def _be_inside(self, stay: _Stay, zone: Zone, seen: _Seen, row: int) -> list[Happening]:
         happenings = []
+        at_ns = seen.at_ns
         stay.looks += 1
         stay.inside_at_ns = at_ns
-        score, box = float(seen.confidence[row]), _box(seen, row)
+        score, box = seen.scores[row], seen.boxes[row]
+        count = self._count(zone.id)
         if stay.looks == LOOKS_TO_ENTER:
-            self._count(zone.id).entered += 1
+            count.entered += 1
             if ENTER in zone.events:
                 stay.entered = self._event(ENTER, stay, at_ns, score, box, stay.since_ns)
-                happenings.append(Happening(stay.entered, True, frame, at_ns))
+                happenings.append(Happening(stay.entered, True, seen.frame, at_ns))
                 stay.best_score = _worth(score, box)
         stayed_ns = at_ns - stay.since_ns
-        count = self._count(zone.id)
         count.longest_dwell_ns = max(count.longest_dwell_ns, stayed_ns)
         due = zone.dwell_s is not None and stayed_ns >= zone.dwell_s * NS_PER_S
         if due and stay.dwelt is None and stay.looks >= LOOKS_TO_ENTER and DWELL in zone.events:
             stay.dwelt = self._event(DWELL, stay, at_ns, score, box, stay.since_ns)
-            happenings.append(Happening(stay.dwelt, True, frame, at_ns))
+            happenings.append(Happening(stay.dwelt, True, seen.frame, at_ns))
             stay.best_score = max(stay.best_score, _worth(score, box))
-        if stay.open_events() and _worth(score, box) > 1.3 * stay.best_score:
-            stay.best_score = _worth(score, box)
-            stay.best = frame, box, score
+        if stay.entered is not None or stay.dwelt is not None:
+            stay.improve(seen, row)
         return happenings
 
-    def _look_at_lines(
-        self,
-        layout: Layout,
-        by_class: _ByClass,
-        seen: Detections,
-        points: dict[str, Float64Array],
-        frame: Frame,
-        at_ns: int,
-    ) -> list[Happening]:
+    def _look_at_lines(self, layout: Layout, by_class: _ByClass, seen: _Seen) -> list[Happening]:
         if not layout.lines or not len(seen):
             return []
-        assert seen.track_id is not None
         segments, owners = layout.segments
-        happenings: list[Happening] = []
-        track_ids = seen.track_id.tolist()
-        for index, line in enumerate(layout.lines):
-            own = segments[owners == index]
-            places = points[line.anchor]
-            clear = _distance(places, own) > ON_THE_LINE
-            wanted = clear & by_class.lines[index, seen.class_id]
-            for row in np.flatnonzero(wanted).tolist():
-                place = (float(places[row, 0]), float(places[row, 1]))
-                key = (track_ids[row], index)
-                before = self._places.pop(key, None)
-                # Newest last: the oldest give way when there are too many.
-                self._places[key] = place
-                if before is None:
-                    continue
-                direction = _crossing(before, place, own)
-                if direction:
-                    happenings.append(
-                        self._crossed(line, direction, seen, row, by_class.names, frame, at_ns)
-                    )
+        starts = np.flatnonzero(np.diff(owners, prepend=-1))
+        after = np.stack([seen.points[line.anchor] for line in layout.lines], axis=1)
+        distance = np.minimum.reduceat(_distance(after[:, owners], segments), starts, axis=1)
+        unknown = np.full((len(layout.lines), 2), np.nan)
+        before = np.stack([self._places.get(track, unknown) for track in seen.track_ids])
+        wanted = (distance > ON_THE_LINE) & by_class.lines[:, seen.class_ids].T
+        now = np.where(wanted[:, :, None], after, before)
+        for row, track in enumerate(seen.track_ids):
+            # Newest last: the oldest give way when there are too many.
+            self._places.pop(track, None)
+            self._places[track] = now[row]
         while len(self._places) > PLACES_AT_MOST:
             del self._places[next(iter(self._places))]
+        crossed, to_right = _crossings(before[:, owners], now[:, owners], segments)
+        # There and back over the same line is none.
+        odd = np.add.reduceat(crossed, starts, axis=1, dtype=np.intp) % 2 == 1
+        happenings: list[Happening] = []
+        for row, index in np.argwhere(odd).tolist():
+            first = np.flatnonzero(crossed[row] & (owners == index))[0]
+            forward = bool(to_right[row, first])
+            happenings.append(self._crossed(layout.lines[index], forward, seen, row))
         return happenings
 
-    def _crossed(
-        self,
-        line: Line,
-        direction: str,
-        seen: Detections,
-        row: int,
-        names: Sequence[str],
-        frame: Frame,
-        at_ns: int,
-    ) -> Happening:
+    def _crossed(self, line: Line, forward: bool, seen: _Seen, row: int) -> Happening:
         count = self._count(line.id)
-        if direction == "forward":
+        if forward:
             count.forward += 1
         else:
             count.backward += 1
-        assert seen.track_id is not None
         now_unix_ms = round(self._wall_unix_ms())
         event = Event(
             id=new_event_id(now_unix_ms),
             stream=self.stream,
             kind=CROSS,
-            class_name=_name(names, int(seen.class_id[row])),
-            track_id=int(seen.track_id[row]),
+            class_name=seen.name(row),
+            track_id=seen.track_ids[row],
             zone=line.id,
             started_unix_ms=now_unix_ms,
             ended_unix_ms=now_unix_ms,
-            score=float(seen.confidence[row]),
-            direction=direction,
-            box=_box(seen, row),
+            score=seen.scores[row],
+            direction="forward" if forward else "backward",
+            box=seen.boxes[row],
         )
-        return Happening(event, True, frame, at_ns)
+        return Happening(event, True, seen.frame, seen.at_ns)
 
-    def _look_at_classes(
-        self, layout: Layout, by_class: _ByClass, seen: Detections, frame: Frame, at_ns: int
-    ) -> list[Happening]:
+    def _look_at_classes(self, by_class: _ByClass, seen: _Seen) -> list[Happening]:
         happenings: list[Happening] = []
-        if not by_class.appear or not len(seen):
+        if not by_class.appear:
             return happenings
-        assert seen.track_id is not None
-        # Rows are sorted by falling confidence: the first of a class is its best.
-        class_ids, rows = np.unique(seen.class_id, return_index=True)
-        for class_id, row in zip(class_ids.tolist(), rows.tolist(), strict=True):
-            if class_id not in by_class.appear:
+        looked_at = set()
+        for row, class_id in enumerate(seen.class_ids):
+            # Rows are sorted by falling confidence: the first of a class is its best.
+            if class_id in looked_at or class_id not in by_class.appear:
                 continue
-            name = _name(by_class.names, class_id)
-            stay = self._stay((-1 - class_id, ""), None, name, at_ns)
+            looked_at.add(class_id)
+            stay = self._stay((-1 - class_id, ""), None, seen, row)
             if stay is None:
                 continue
             stay.looks += 1
-            stay.inside_at_ns = at_ns
-            score, box = float(seen.confidence[row]), _box(seen, row)
+            stay.inside_at_ns = seen.at_ns
             if stay.looks == LOOKS_TO_ENTER:
-                stay.track_id = int(seen.track_id[row])
-                stay.entered = self._event(APPEAR, stay, at_ns, score, box, stay.since_ns)
+                score, box = seen.scores[row], seen.boxes[row]
+                stay.track_id = seen.track_ids[row]
+                stay.entered = self._event(APPEAR, stay, seen.at_ns, score, box, stay.since_ns)
                 stay.best_score = _worth(score, box)
-                happenings.append(Happening(stay.entered, True, frame, at_ns))
-            elif stay.entered is not None and _worth(score, box) > 1.3 * stay.best_score:
-                stay.best_score = _worth(score, box)
-                stay.best = frame, box, score
+                happenings.append(Happening(stay.entered, True, seen.frame, seen.at_ns))
+            elif stay.entered is not None:
+                stay.improve(seen, row)
         return happenings
 
     def _look_for_ends(self, at_ns: int) -> list[Happening]:
@@ -398,7 +391,7 @@ class Scene:
         stay: _Stay,
         at_ns: int,
         score: float,
-        box: tuple[float, float, float, float] | None,
+        box: Box | None,
         started_at_ns: int,
     ) -> Event:
         # The wall clock is read once an event; what was before it is measured.
@@ -425,10 +418,6 @@ class Scene:
                 self._on_happening(happening)
 
 
-def _name(names: Sequence[str], class_id: int) -> str:
-    return names[class_id] if class_id < len(names) else f"class{class_id}"
-
-
 def _by_class(layout: Layout, names: Sequence[str]) -> _ByClass:
     """More columns than names: a model may find classes that it has no name for."""
     columns = max(len(names), 1) + 1024
@@ -446,52 +435,56 @@ def _by_class(layout: Layout, names: Sequence[str]) -> _ByClass:
     return _ByClass(names, allowed(layout.zones), allowed(layout.lines), appear)
 
 
-def _anchors(seen: Detections) -> dict[str, Float64Array]:
-    """Points of the boxes in shares of the picture, by the name of the anchor; just inside it."""
-    width, height = seen.size_wh
-    xyxy = seen.xyxy.astype(np.float64) / (width, height, width, height)
+def _seen(frame: Frame, shown: Detections, names: Sequence[str]) -> _Seen:
+    """Rows that have a number."""
+    assert shown.track_id is not None
+    rows = np.flatnonzero(shown.track_id != NO_TRACK)
+    width, height = shown.size_wh
+    xyxy = shown.xyxy[rows].astype(np.float64) / (width, height, width, height)
     x = (xyxy[:, 0] + xyxy[:, 2]) / 2
-    bottom = np.stack((x, xyxy[:, 3]), axis=1)
-    centre = np.stack((x, (xyxy[:, 1] + xyxy[:, 3]) / 2), axis=1)
-    return {"bottom": bottom.clip(1e-4, 1 - 1e-4), "centre": centre.clip(1e-4, 1 - 1e-4)}
+    # Just inside the picture, so that what stands at its edge is in a zone that ends there.
+    bottom = np.stack((x, xyxy[:, 3]), axis=1).clip(1e-4, 1 - 1e-4)
+    centre = np.stack((x, (xyxy[:, 1] + xyxy[:, 3]) / 2), axis=1).clip(1e-4, 1 - 1e-4)
+    return _Seen(
+        frame=frame,
+        at_ns=frame.stamps.received_at_ns,
+        names=names,
+        track_ids=shown.track_id[rows].tolist(),
+        class_ids=shown.class_id[rows].tolist(),
+        scores=shown.confidence[rows].tolist(),
+        boxes=[(x1, y1, x2, y2) for x1, y1, x2, y2 in xyxy.tolist()],
+        points={"bottom": bottom, "centre": centre},
+    )
 
 
-def _box(seen: Detections, row: int) -> tuple[float, float, float, float]:
-    width, height = seen.size_wh
-    x1, y1, x2, y2 = seen.xyxy[row].tolist()
-    return x1 / width, y1 / height, x2 / width, y2 / height
-
-
-def _worth(score: float, box: tuple[float, float, float, float]) -> float:
+def _worth(score: float, box: Box) -> float:
     """How good a picture of the object this is: sure and large."""
     area = max(1e-6, (box[2] - box[0]) * (box[3] - box[1]))
     return score * math.sqrt(area)
 
 
 def _distance(points: Float64Array, segments: Float64Array) -> Float64Array:
-    """Of each point from the nearest part of a line."""
+    """Of points (N, S, 2) from the S parts of lines, each from its own."""
     begin, way = segments[:, 0], segments[:, 1] - segments[:, 0]
-    offset = points[:, None, :] - begin[None]
+    offset = points - begin
     share = (offset * way).sum(axis=2) / (way * way).sum(axis=1)
     nearest = offset - share.clip(0, 1)[:, :, None] * way
-    distance: Float64Array = np.sqrt((nearest * nearest).sum(axis=2)).min(axis=1)
+    distance: Float64Array = np.sqrt((nearest * nearest).sum(axis=2))
     return distance
 
 
-def _crossing(
-    before: tuple[float, float], after: tuple[float, float], segments: Float64Array
-) -> str:
-    """`forward`, `backward`, or empty for a way that does not end on the other side."""
-    (ax, ay), (bx, by) = before, after
-    x1, y1 = segments[:, 0].T
-    x2, y2 = segments[:, 1].T
+def _crossings(
+    before: Float64Array, after: Float64Array, segments: Float64Array
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which ways (N, S) lead over which of the S parts, and whether to its right. A place that is
+    not known (NaN) crosses nothing."""
+    (ax, ay), (bx, by) = np.moveaxis(before, 2, 0), np.moveaxis(after, 2, 0)
+    (x1, y1), (x2, y2) = segments[:, 0].T, segments[:, 1].T
     # Which side of the line both ends of the way are on, and which side of the way the line's.
     side_before = (x2 - x1) * (ay - y1) - (y2 - y1) * (ax - x1)
     side_after = (x2 - x1) * (by - y1) - (y2 - y1) * (bx - x1)
     side_begin = (bx - ax) * (y1 - ay) - (by - ay) * (x1 - ax)
     side_end = (bx - ax) * (y2 - ay) - (by - ay) * (x2 - ax)
     crossed = ((side_before > 0) != (side_after > 0)) & ((side_begin > 0) != (side_end > 0))
-    if crossed.sum() % 2 == 0:
-        return ""
     # y runs down: above zero is to the right of who walks along the line.
-    return "forward" if side_after[np.flatnonzero(crossed)[0]] > 0 else "backward"
+    return crossed & ~np.isnan(side_before), side_after > 0

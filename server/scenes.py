@@ -32,6 +32,9 @@ class Scenes:
         self._folder = folder
         self._tracking = tracking
         self._on_happening = on_happening
+        self.on_masks: Callable[[str], None] = lambda stream: None
+        """Hears of a stream whose masks are others now: what was kept of its picture shows what
+        they cover."""
         self._scenes: dict[str, Scene] = {}
         self._writing = asyncio.Lock()
 
@@ -63,7 +66,10 @@ class Scenes:
             await asyncio.to_thread(self._write, stream, layout)
             scene = self._scenes.get(stream)
             if scene is not None:
+                covered = scene.layout.masks != layout.masks
                 scene.change(layout)
+                if covered:
+                    self.on_masks(stream)
 
     def _file(self, stream: str) -> Path:
         return self._folder / "zones" / f"{stream}.json"

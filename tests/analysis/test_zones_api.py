@@ -13,7 +13,7 @@ from server.pixels import plane_views
 from tests.fakes import FakeDetector
 from tests.gate.guarded import ADMIN, FRONT, guarded, guarded_settings
 from tests.gateway.watching import sending, watching
-from tests.serving import DEADLINE_S, Serving, changed, serving
+from tests.serving import DEADLINE_S, Serving, changed, serving, until
 
 pytestmark = pytest.mark.loopback
 
@@ -88,6 +88,17 @@ async def test_a_mask_is_over_the_picture_of_a_live_stream_at_once(tmp_path: Pat
         async with asyncio.timeout(DEADLINE_S):
             while corner(await watcher.picture()) > 30:
                 pass
+
+
+async def test_a_picture_from_before_the_mask_is_kept_nowhere(tmp_path: Path) -> None:
+    async with zoned(tmp_path) as server, sending(server, "yard"):
+        hub = server.registry._streams.get("yard").hub
+        await until(lambda: hub.newest is not None)
+        before = hub.newest
+        await put(server, "yard", {"masks": [{"id": "m", "points": EVERYWHERE}]})
+        assert hub.newest is not before
+        # One that was on its way to the detector is the last of them.
+        await until(lambda: hub.newest is not None and corner(hub.newest.frame.video_frame) < 30)
 
 
 def corner(picture: av.VideoFrame) -> float:
