@@ -1,4 +1,4 @@
-"""A database of each kind."""
+"""A database of each kind, and the browsers of the page's tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.analysis.databases import Postgres, running_postgres
+from tests.page.conftest import browser, chromium, firefox
+
+__all__ = ["browser", "chromium", "database_url", "firefox", "postgres"]
 
 
 @pytest.fixture(scope="session")
