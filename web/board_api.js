@@ -45,7 +45,6 @@ import { json, request } from './signaling.js';
  * @property {number|null} [ended_unix_ms]
  * @property {string|null} [direction]
  * @property {string|null} [snapshot_url]
- * @property {string|null} [clip_url]
  * @property {number|null} [acknowledged_unix_ms]
  */
 
@@ -106,6 +105,30 @@ export async function getEvents(asked, signal) {
 /** @param {string} id @returns {Promise<Partial<Happened>>} */
 export async function acknowledge(id) {
   return json(await request(`api/events/${encodeURIComponent(id)}/acknowledge`, { method: 'POST' }));
+}
+
+/**
+ * @typedef {object} Clip
+ * @property {string} event_id
+ * @property {number} started_unix_ms
+ * @property {number} duration_ms
+ * @property {string} url
+ */
+
+/**
+ * The clip that shows an event: its own, or one of a neighbour that was running then.
+ * @param {Happened} event
+ * @param {AbortSignal} signal
+ * @returns {Promise<Clip|null>}
+ */
+export async function getClip(event, signal) {
+  const at = event.started_unix_ms;
+  const asked = new URLSearchParams({ since: String(at - 300_000), until: String(at + 60_000), limit: '100' });
+  const reply = await request(`${pathOf(event.stream)}/clips?${asked}`, { method: 'GET' }, signal);
+  /** @type {Clip[]} */
+  const clips = (await json(reply))['clips'] ?? [];
+  const covers = (/** @type {Clip} */ clip) => clip.started_unix_ms <= at && at <= clip.started_unix_ms + clip.duration_ms;
+  return clips.find((clip) => clip.event_id === event.id) ?? clips.find(covers) ?? null;
 }
 
 /** @param {string} name */

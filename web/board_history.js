@@ -1,11 +1,13 @@
 // What happened before: a timeline of all streams to scrub over, and the events as cards with
 // their best pictures, by pages, found by stream, class and kind, marked as seen.
 
-import { acknowledge, getEvents, pictureUrl } from './board_api.js';
+import { hasKey } from './access.js';
+import { acknowledge, getClip, getEvents, pictureUrl } from './board_api.js';
 import { headline, when } from './board_events.js';
 import { Pictures } from './board_pictures.js';
 import { words } from './board_panel.js';
 import { element } from './classes.js';
+import { Failure } from './failures.js';
 
 /** @typedef {import('./board_api.js').Happened} Happened */
 
@@ -222,17 +224,35 @@ export class History {
     }
     this.#paint();
     this.#showDetail(event);
-    if (!event.clip_url) return;
     try {
-      const url = await pictureUrl(event.clip_url.replace(/^\//, ''), signal);
-      this.#urls.push(url);
-      const video = document.createElement('video');
-      video.controls = video.muted = video.autoplay = video.loop = video.playsInline = true;
-      video.src = url;
-      this.#detail.querySelector('img')?.replaceWith(video);
-    } catch {
-      // The picture stays.
+      const clip = await getClip(event, signal);
+      if (clip) await this.#play(clip, event, signal);
+    } catch (failure) {
+      if (!(failure instanceof Failure) && !signal.aborted) throw failure; // the picture stays
     }
+  }
+
+  /** @param {import('./board_api.js').Clip} clip @param {Happened} event @param {AbortSignal} signal */
+  async #play(clip, event, signal) {
+    const path = clip.url.replace(/^\//, '');
+    const video = document.createElement('video');
+    video.controls = video.muted = video.autoplay = video.loop = video.playsInline = true;
+    // Without a key the browser fetches what it plays, and no more.
+    if (hasKey()) {
+      const url = await pictureUrl(path, signal);
+      this.#urls.push(url);
+      video.src = url;
+    } else video.src = path;
+    const before = this.#detail.querySelector('img, video');
+    video.addEventListener('loadeddata', () => {
+      if (signal.aborted) return;
+      if (before) before.replaceWith(video);
+      else this.#detail.prepend(video);
+    }, { once: true });
+    // A moment before it begins.
+    video.addEventListener('loadedmetadata', () => {
+      video.currentTime = Math.max(0, (event.started_unix_ms - clip.started_unix_ms) / 1_000 - 1);
+    }, { once: true });
   }
 
   /** @param {Happened} event */
