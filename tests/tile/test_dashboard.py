@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.browsers.driver import Browser, Page, open_page
+from tests.page.looking import start_call
 from tests.page.making import ServerProcess
 from tests.tile.watching_page import camera
 
@@ -165,6 +166,14 @@ async def test_the_dashboard_asks_for_a_key_and_shows_what_it_may(
         await page.evaluate("document.querySelector('.tool[title^=Settings]').click()")
         await page.click("#mode input[value=smooth]")
         await page.wait_for("document.querySelector('#panel-said').textContent.includes('scope')")
+
+
+async def test_the_page_of_a_phones_code_publishes_under_its_name(
+    chromium: Browser, server: ServerProcess, camera_clip: Path
+) -> None:
+    async with server, open_page(chromium, clip=camera_clip) as page:
+        await start_call(page, f"{server.url}?stream=camera-1")
+        await page.wait_for(f"{STREAMS}.then(([stream]) => stream.name === 'camera-1')")
 
 
 async def test_what_comes_from_the_server_is_text_on_the_page(
