@@ -10,7 +10,7 @@ from server.desk import TURNS, Desk, PixelBudget, PixelRate
 from server.errors import MalformedError, UnavailableError
 from server.frame import Frame
 from server.inference import InferenceWorker
-from server.settings import ImageSettings
+from server.settings import ImageSettings, SchedulingSettings
 from tests.doors.files import jpeg
 from tests.fakes import FakeDetector, decoded_frame
 from tests.serving import DEADLINE_S, until
@@ -105,6 +105,30 @@ async def test_many_single_requests_take_no_more_turns_than_a_few_cameras() -> N
         assert await asyncio.to_thread(worker.stop, DEADLINE_S)
 
 
+async def test_a_picture_that_waits_for_long_gets_its_answer_all_the_same() -> None:
+    detector = FakeDetector()
+    detector.go_on.clear()
+    # For a camera's picture a thousandth of a second would be too long.
+    worker = InferenceWorker(detector, SchedulingSettings(max_wait_ms=1))
+    desk = Desk(ImageSettings(answer_timeout_s=DEADLINE_S), worker)
+    worker.start()
+    askers = [desk.asker("websocket", name, CallOptions(), in_turns=False) for name in "ab"]
+    try:
+        asked = [asyncio.create_task(asker.ask(jpeg(64, 48))) for asker in askers]
+        await until(lambda: worker.statistics().mailbox.put == 2)
+        # Time itself is what is tested; the detector is at the first one meanwhile.
+        await asyncio.sleep(0.02)
+        detector.go_on.set()
+        async with asyncio.timeout(DEADLINE_S / 2):
+            assert len(await asyncio.gather(*asked)) == 2
+    finally:
+        detector.go_on.set()
+        for asker in askers:
+            asker.close()
+        desk.close()
+        assert await asyncio.to_thread(worker.stop, DEADLINE_S)
+
+
 async def test_pictures_are_gone_with_their_answers_without_the_collector() -> None:
     worker = InferenceWorker(FakeDetector())
     desk = Desk(ImageSettings(), worker)
@@ -133,15 +157,17 @@ async def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one() -> 
     detector = FakeDetector()
     detector.go_on.clear()
     worker = InferenceWorker(detector)
-    desk = Desk(ImageSettings(answer_timeout_s=0.2), worker)
+    desk = Desk(ImageSettings(answer_timeout_s=0.4), worker)
     worker.start()
     asker = desk.asker("websocket", "socket", CallOptions(), in_turns=False)
     try:
         with pytest.raises(UnavailableError, match="answer_timeout_s"):
             await asker.ask(jpeg(64, 48))
+        # The detector still has the first one when the second is asked, and is done with it then.
+        second = asyncio.create_task(asker.ask(jpeg(80, 40)))
+        await until(lambda: worker.statistics().mailbox.put == 2 or second.done())
         detector.go_on.set()
-        await until(lambda: worker.statistics().inferred == 1)
-        answer = await asker.ask(jpeg(80, 40))
+        answer = await second
         assert answer.detections.size_wh == (80, 40)
         with pytest.raises(MalformedError):
             await asker.ask(b"no picture")

@@ -274,6 +274,35 @@ async def test_a_key_opens_as_bearer_as_ticket_or_as_first_message() -> None:
             assert "detections" in await ask(client, jpeg(64, 48))
 
 
+async def test_a_key_that_may_only_watch_is_refused_before_the_upgrade() -> None:
+    async with guarded(OPEN) as server:
+        with pytest.raises(WSServerHandshakeError) as refused:
+            async with socket(server, headers={"Authorization": f"Bearer {FRONT}"}):
+                pass
+        assert refused.value.status == 403
+        form = {"api_key": PUBLISHER}
+        status, _ = await server.ask("POST", "/v1/vision/detection", FRONT, data=form)
+        assert status == 403
+
+
+async def test_a_key_for_some_streams_publishes_no_other() -> None:
+    key = "front-publisher-key-of-the-tests-1"
+    settings = guarded_settings(
+        auth={"api_keys": (f"publish:front-*:{key}",)},
+        limits={"admit_loop_lag_ms": 0, "admit_wait_ms": 0},
+    )
+    async with guarded(settings) as server:
+        headers = {"Authorization": f"Bearer {key}"}
+        async with socket(server, "?stream=front-door", headers=headers) as client:
+            assert "detections" in await ask(client, jpeg(64, 48))
+        with pytest.raises(WSServerHandshakeError) as refused:
+            async with socket(server, "?stream=back-door", headers=headers):
+                pass
+        assert refused.value.status == 403
+        async with socket(server, "?stream=back-door") as client:
+            assert "error" in await ask(client, json.dumps({"token": key}))
+
+
 @pytest.mark.parametrize(
     "first",
     [
