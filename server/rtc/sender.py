@@ -489,7 +489,8 @@ class VideoSender(RTCRtpSender):
     async def _handle_rtcp_packet(self, packet: AnyRtcpPacket) -> None:
         if isinstance(packet, RtcpRtpfbPacket) and packet.fmt == RTCP_RTPFB_NACK:
             # aiortc's parser does not wrap the numbers that follow 65535.
-            for sequence_number in packet.lost:
+            admitted = self._resend.admit(len(packet.lost), now_ns())
+            for sequence_number in packet.lost[:admitted]:
                 await self._retransmit(sequence_number & 0xFFFF)
         elif isinstance(packet, RtcpPsfbPacket) and packet.fmt in (RTCP_PSFB_PLI, RTCP_PSFB_FIR):
             self._send_keyframe()

@@ -7,6 +7,8 @@ costs, so both are bounded here, whoever asks.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from server.clock import NS_PER_S
+
 
 class KeyframeThrottle:
     """Grants key frames at most once an interval; a wish that comes too early waits."""
@@ -73,6 +75,12 @@ def history_capacity(max_bps: int, payload_size: int) -> int:
     return int(min(8192, max(512, 1 << packets.bit_length())))
 
 
+# Numbers looked up a second, and at once: three times what the highest rate sends. A request
+# of one datagram can name thousands, each of which costs time though nothing is sent.
+REQUESTS_PER_S = 2048
+REQUESTS_AT_ONCE = 1024
+
+
 class ResendGuard:
     """Decides which requests for lost packets are answered.
 
@@ -84,6 +92,8 @@ class ResendGuard:
     def __init__(self, burst_bytes: int) -> None:
         self._burst_bytes = burst_bytes
         self._credit_bytes = burst_bytes
+        self._requests = float(REQUESTS_AT_ONCE)
+        self._requests_at_ns = 0
         self.resent_packets = 0
         self.resent_bytes = 0
         self.unknown = 0
@@ -93,6 +103,16 @@ class ResendGuard:
     def media_sent(self, size: int) -> None:
         """Media of this many bytes left."""
         self._credit_bytes = min(self._burst_bytes, self._credit_bytes + size)
+
+    def admit(self, count: int, at_ns: int) -> int:
+        """How many of so many numbers in a request are looked at; the others count as refused."""
+        earned = (at_ns - self._requests_at_ns) * REQUESTS_PER_S / NS_PER_S
+        self._requests = min(REQUESTS_AT_ONCE, self._requests + earned)
+        self._requests_at_ns = at_ns
+        admitted = min(count, int(self._requests))
+        self._requests -= admitted
+        self.refused += count - admitted
+        return admitted
 
     def allow(self, sent: SentPacket | None, at_ns: int, round_trip_ns: int) -> bool:
         """Whether to send this packet again; counts the outcome either way.

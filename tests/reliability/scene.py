@@ -21,6 +21,7 @@ from bench.statistics import freezes, percentile
 from server.app import load_for_cameras
 from server.clock import NS_PER_MS, NS_PER_S, now_ns
 from server.inference import Detector
+from server.rtc.receiver import VideoReceiver
 from server.rtc.statistics import ReceiverStatistics
 from server.session import Session
 from server.settings import DetectorSettings, Settings
@@ -63,6 +64,12 @@ class Subject:
     def at_server(self) -> ReceiverStatistics:
         """What the server receives of it."""
         return self.session.statistics().peer.incoming[0]
+
+    def receiver(self) -> VideoReceiver:
+        """The server's, of its camera."""
+        [receiver] = self.session._peer.getReceivers()
+        assert isinstance(receiver, VideoReceiver)
+        return receiver
 
     def at_caller(self) -> ReceiverStatistics:
         """What comes back to it."""

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from server.clock import NS_PER_MS, NS_PER_S
 from server.rtc.sender_guards import (
+    REQUESTS_AT_ONCE,
+    REQUESTS_PER_S,
     KeyframeThrottle,
     PacketHistory,
     ResendGuard,
@@ -178,3 +180,13 @@ def test_timestamps_move_as_media_time_does_or_by_one_tick(origin: int, ticks: l
     for (before, after), (old, new) in zip(pairwise(stamps), pairwise(ticks), strict=True):
         expected = new - old if new > old else 1
         assert (after - before) % (1 << 32) == expected % (1 << 32)
+
+
+def test_numbers_in_requests_are_looked_at_up_to_a_rate() -> None:
+    guard = ResendGuard(1000)
+    at_ns = 100 * NS_PER_S
+    assert guard.admit(5000, at_ns) == REQUESTS_AT_ONCE
+    assert guard.admit(5000, at_ns) == 0
+    assert guard.refused == 10_000 - REQUESTS_AT_ONCE
+    assert guard.admit(5000, at_ns + NS_PER_S // 4) == REQUESTS_PER_S // 4
+    assert guard.admit(3, at_ns + 10 * NS_PER_S) == 3

@@ -1,0 +1,299 @@
+"""H1 to H12: what strangers and callers of bad will send, seeded."""
+
+import asyncio
+import contextlib
+import random
+import re
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pylibsrtp
+import pytest
+from aiortc.rtp import RtpPacket, pack_rtcp_packet
+
+from server.clock import NS_PER_S, now_ns
+from server.rtc.receiver import MAX_SOURCES
+from server.status import resident_mib
+from tests.reliability.matrix import Matrix
+from tests.reliability.scene import Stage, Subject, scene
+from tests.reliability.stranger import KINDS
+from tests.serving import until
+
+pytestmark = pytest.mark.loopback
+
+ROOT = Path(__file__).parents[2]
+SEED = 77
+FLOODS = {"H1": "empty", "H2": "oversize", "H3": "dtls", "H4": "stun", "H5 without keys": "media"}
+
+
+def media_addresses(stage: Stage) -> list[tuple[str, int]]:
+    """Where the server listens for the witness."""
+    assert stage.witness.answer is not None
+    sdp = stage.witness.connection.remoteDescription.sdp
+    found = re.findall(r"a=candidate:\S+ 1 udp \d+ (\d+\.\d+\.\d+\.\d+) (\d+) typ host", sdp)
+    return list(dict.fromkeys((host, int(port)) for host, port in found))
+
+
+async def flood(stage: Stage, kind: str, per_s: int, seconds: float) -> int:
+    """From a process of its own to the witness's port; how many datagrams left."""
+    host, port = media_addresses(stage)[0]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.reliability.stranger", kind, host, str(port), str(per_s),
+        str(seconds), str(SEED), cwd=ROOT, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    return int(output)
+
+
+@pytest.mark.parametrize(
+    ("per_s", "seconds"), [(2000, 0.7), pytest.param(10_000, 4.0, marks=pytest.mark.long)]
+)
+async def test_a_stranger_s_flood_costs_the_witness_little(
+    per_s: int, seconds: float, matrix: Matrix, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert set(FLOODS.values()) == set(KINDS)
+    async with scene(seed=SEED) as stage:
+        await stage.settle()
+        session = stage.server.registry.get(stage.witness.answer.session)  # type: ignore[union-attr]
+        for case, kind in FLOODS.items():
+            caplog.clear()
+            before = sum(session.statistics().peer.rejected_datagrams.values())
+            begin_ns = now_ns()
+            sent = await flood(stage, kind, per_s, seconds)
+            end_ns = now_ns()
+            told = await stage.witnessed(begin_ns, end_ns)
+            rejected = sum(session.statistics().peer.rejected_datagrams.values()) - before
+            lines = [one for one in caplog.records if one.name.startswith(("server", "aio"))]
+            stage.witness.check_alive()
+            matrix.record(
+                f"{case} {per_s}/s",
+                seed=SEED,
+                figure=f"{sent} datagrams, {rejected} refused one by one, {len(lines)} log lines; "
+                f"{told}",
+                threshold="p95 +20 %, no gap over 500 ms, at most 3 log lines",
+                note="what is not counted the kernel dropped, or is STUN that nobody asked for",
+                holds=len(lines) <= 3 and rejected > 0,
+            )
+
+
+# With keys: a caller who misuses its own session.
+
+
+def rtp_fuzz(chance: random.Random, payload_type: int) -> Iterator[bytes]:
+    """Headers and extensions that lie. Of other sources than the camera's: a number out of its
+    row would end the caller's own encryption, not the server's."""
+    while True:
+        body = chance.randbytes(chance.randint(0, 40))
+        packet = bytearray(
+            RtpPacket(
+                payload_type=payload_type,
+                ssrc=chance.getrandbits(32),
+                sequence_number=chance.getrandbits(16),
+                timestamp=chance.getrandbits(32),
+                payload=b"\x10\x00" + body,
+            ).serialize()
+        )
+        match chance.randrange(4):
+            case 0:  # an extension block of any length
+                packet[0] |= 0x10
+                profile = chance.choice((0xBEDE, 0x1000, chance.getrandbits(16)))
+                words = chance.randint(0, 4)
+                block = struct.pack("!HH", profile, chance.choice((words, chance.getrandbits(16))))
+                packet[12:12] = block + chance.randbytes(4 * words)
+            case 1:  # sources that are not there
+                packet[0] |= chance.randint(1, 15)
+            case 2:  # padding longer than all
+                packet[0] |= 0x20
+                packet += bytes([chance.getrandbits(8)])
+            case _:
+                packet[chance.randrange(12)] ^= 1 << chance.randrange(8)
+        yield bytes(packet)
+
+
+def rtcp_fuzz(chance: random.Random, ssrc: int) -> Iterator[bytes]:
+    while True:
+        kind, count = chance.randint(200, 207), chance.randrange(32)
+        ours = struct.pack("!LL", 1, ssrc)
+        body = chance.choice(
+            (
+                b"",
+                chance.randbytes(4 * chance.randint(0, 20)),
+                ours + chance.randbytes(4 * chance.randint(0, 300)),
+                ours + b"REMB" + chance.randbytes(4 * chance.randint(0, 4)),
+            )
+        )
+        packet = bytearray(pack_rtcp_packet(kind, count, body))
+        if chance.random() < 0.3:
+            packet[2:4] = struct.pack("!H", chance.getrandbits(16))
+        yield bytes(packet)
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(5000, marks=pytest.mark.long)])
+async def test_a_caller_that_sends_nonsense_harms_itself_only(count: int, matrix: Matrix) -> None:
+    async with scene(seed=SEED) as stage:
+        subject = await stage.call()
+        await stage.settle()
+        [sender] = [one for one in subject.peer.connection.getSenders() if one.kind == "video"]
+        payload_type = next(iter(subject.receiver()._codecs))
+        chance = random.Random(SEED)
+        for case, packets in (
+            ("H5", rtp_fuzz(chance, payload_type)),
+            ("H6", rtcp_fuzz(chance, subject.session._peer.getSenders()[0]._ssrc)),
+        ):
+            begin_ns = now_ns()
+            for number in range(count):
+                with contextlib.suppress(pylibsrtp.Error):
+                    # Some cannot even be encrypted.
+                    await sender.transport._send_rtp(next(packets))
+                if number % 50 == 0:
+                    await asyncio.sleep(0.01)
+            told = await stage.witnessed(begin_ns)
+            frames = subject.session.statistics().frames_in
+            await until(lambda least=frames: subject.session.statistics().frames_in > least + 5)  # type: ignore[misc]
+            state = subject.session.statistics().state
+            matrix.record(
+                f"{case} {count}",
+                seed=SEED,
+                figure=f"{count} packets inside SRTP, the call is {state} and its pictures come; "
+                f"{told}",
+                threshold="only those packets are dropped",
+                holds=state == "live",
+            )
+
+
+async def test_floods_of_requests_are_answered_within_bounds(matrix: Matrix) -> None:
+    async with scene(seed=SEED) as stage:
+        subject = await stage.call()
+        await stage.settle()
+        outgoing = subject.session._peer.getSenders()[0]
+        transport = subject.peer.connection.getSenders()[0].transport
+        ours = struct.pack("!LL", 1, outgoing._ssrc)
+        nack = pack_rtcp_packet(205, 1, ours + b"".join(
+            struct.pack("!HH", number * 17 & 0xFFFF, 0xFFFF) for number in range(300)
+        ))  # fmt: skip
+        pli = pack_rtcp_packet(206, 1, ours)
+        before, begin_ns = subject.session.statistics().peer.outgoing[0], now_ns()
+        for _ in range(150):
+            await transport._send_rtp(nack)
+            for _ in range(5):
+                await transport._send_rtp(pli)
+            await asyncio.sleep(0.01)
+        seconds = (now_ns() - begin_ns) / NS_PER_S
+        after = subject.session.statistics().peer.outgoing[0]
+        key_frames = after.keyframes_sent - before.keyframes_sent
+        resent = after.resent_bytes - before.resent_bytes
+        media = after.bytes_sent - before.bytes_sent
+        matrix.record(
+            "H7",
+            seed=SEED,
+            figure=f"{150 * 5100} packets and 750 key frames asked for in {seconds:.1f} s: "
+            f"{resent // 1000} kB again beside {media // 1000} kB of media, {key_frames} key "
+            f"frames; {await stage.witnessed(begin_ns)}",
+            threshold="at most the media's bytes (and one burst of 128 kB) again, 2 key frames/s",
+            holds=resent <= media + 150_000 and key_frames <= 2 * seconds + 2,
+        )
+
+
+async def test_hundreds_of_sources_in_one_call_are_bounded(matrix: Matrix) -> None:
+    async with scene(seed=SEED) as stage:
+        subject = await stage.call()
+        await stage.settle()
+        begin_ns = now_ns()
+        transport = subject.peer.connection.getSenders()[0].transport
+        receiver = subject.receiver()
+        payload_type = next(iter(receiver._codecs))
+        for ssrc in range(1, 301):
+            packet = RtpPacket(payload_type=payload_type, ssrc=ssrc, payload=b"\x10\x00hello")
+            await transport._send_rtp(packet.serialize())
+        await asyncio.sleep(0.3)
+        known = len(receiver._sources)
+        told = await stage.witnessed(begin_ns)
+        closing_ns = now_ns()
+        await subject.session.close("test")
+        closed_s = (now_ns() - closing_ns) / NS_PER_S
+        matrix.record(
+            "H8",
+            seed=SEED,
+            figure=f"300 sources, {known} remembered, closed in {closed_s:.2f} s; {told}",
+            threshold=f"at most {MAX_SOURCES} remembered, closed within 2 s",
+            holds=known <= MAX_SOURCES and closed_s <= 2,
+        )
+
+
+def damaged(chance: random.Random) -> Callable[[bytes], bytes]:
+    """Flips bits, cuts, and repeats within the payload of media packets."""
+
+    def damage(payload: bytes) -> bytes:
+        data = bytearray(payload)
+        match chance.randrange(3):
+            case 0:
+                for _ in range(chance.randint(1, 8)):
+                    data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+            case 1:
+                del data[chance.randrange(len(data)) :]
+            case _:
+                at = chance.randrange(len(data))
+                data[at:at] = chance.randbytes(chance.randint(1, 30))
+        return bytes(data[:1200])
+
+    return damage
+
+
+def damage_media(subject: Subject, share: float, chance: random.Random) -> None:
+    """From now on this share of the caller's media packets is damaged before encryption."""
+    [sender] = [one for one in subject.peer.connection.getSenders() if one.kind == "video"]
+    transport, damage = sender.transport, damaged(chance)
+    send = transport._send_rtp
+
+    async def harming(data: bytes) -> None:
+        if not 192 <= data[1] <= 223 and chance.random() < share:
+            packet = RtpPacket.parse(data)
+            if packet.payload:
+                packet.payload = damage(packet.payload)
+                data = packet.serialize()
+        await send(data)
+
+    transport._send_rtp = harming  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("codec", "seconds"),
+    [
+        ("VP8", 3.0),
+        pytest.param("H264", 15.0, marks=pytest.mark.long),
+        pytest.param("VP8", 15.0, marks=pytest.mark.long),
+    ],
+)
+async def test_damaged_media_costs_its_own_call(codec: str, seconds: float, matrix: Matrix) -> None:
+    async with scene(seed=SEED) as stage:
+        subject = await stage.call(codec=codec)
+        await stage.settle()
+        before, begin_ns = subject.at_server(), now_ns()
+        rss_mib = resident_mib()
+        damage_media(subject, 0.2, random.Random(SEED))
+        await asyncio.sleep(seconds)
+        after = subject.at_server()
+        grown_mib = resident_mib() - rss_mib
+        plis = after.plis_sent - before.plis_sent
+        pictures = after.frames_decoded - before.frames_decoded
+        errors = after.decode_errors - before.decode_errors
+        told = await stage.witnessed(begin_ns)
+        subject.peer.check_alive()
+        matrix.record(
+            f"H12 {codec} {seconds:g} s",
+            seed=SEED,
+            figure=f"a fifth of the packets damaged: {pictures} pictures, {errors} decode errors, "
+            f"{plis} PLI, {grown_mib:+.0f} MiB; {told}",
+            threshold="the call lives, 2 PLI/s, less than 64 MiB more",
+            holds=plis <= 2 * seconds + 2 and grown_mib < 64,
+        )
+        matrix.record(
+            f"F5 {codec} {seconds:g} s",
+            seed=SEED,
+            figure=f"{plis} PLI in {seconds:g} s of decoder errors",
+            threshold="2 PLI/s at most",
+            holds=plis <= 2 * seconds + 2,
+        )
