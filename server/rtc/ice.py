@@ -51,6 +51,7 @@ CONSENT_RETRANSMISSIONS = 1
 RTT_SMOOTHING = 0.25
 
 PORT_RETRY_AFTER_S = 5
+OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 
 _Address = tuple[str, int]
 
@@ -120,6 +121,15 @@ class IceConnection(Connection):
         if self._end_signalled and not self._resolving and self._remote_candidates:
             await super().add_remote_candidate(None)
 
+    async def gather_candidates(self) -> None:
+        """As the base class; without a file to open the interfaces or a socket, 503."""
+        try:
+            await super().gather_candidates()
+        except OSError as error:
+            if error.errno in OUT_OF_FILES:
+                raise UnavailableError("no file is left for a socket", PORT_RETRY_AFTER_S) from None
+            raise
+
     async def get_component_candidates(
         self, component: int, addresses: list[str], timeout: int = 5
     ) -> list[Candidate]:
@@ -136,6 +146,8 @@ class IceConnection(Connection):
             try:
                 protocol = await self._open_socket(address)
             except OSError as error:
+                if error.errno in OUT_OF_FILES:
+                    raise
                 exhausted |= error.errno == errno.EADDRINUSE
                 logger.info("%r: could not bind to %s: %s", self, address, error)
                 continue

@@ -3,9 +3,12 @@
 import asyncio
 import ctypes
 import os
+import resource
 import threading
+import time
 from collections.abc import Sequence
 
+import psutil
 import pytest
 
 from server.clock import NS_PER_S, now_ns
@@ -14,8 +17,10 @@ from server.inference import FAILURES_TO_TRIP
 from server.pixels import Picture
 from tests.fakes import FakeDetector
 from tests.reliability.matrix import Matrix
-from tests.reliability.scene import Stage, scene, shown
+from tests.reliability.scene import Stage, scene, shown, watch
+from tests.reliability.test_load import Http, half_open_offer
 from tests.serving import until
+from tests.test_process import server_process
 
 pytestmark = pytest.mark.loopback
 
@@ -115,3 +120,90 @@ async def test_a_detector_that_hangs_costs_boxes_and_gives_way(
 def late_ms(stage: Stage, begin_ns: int) -> float:
     """What the machine's own lateness may add to a gap."""
     return 5 * stage.machine.lateness_ms(begin_ns, now_ns())[1]
+
+
+@pytest.mark.parametrize("what", ["wraps", "jumps on", "jumps back"])
+async def test_media_time_that_wraps_or_jumps_costs_nothing(what: str, matrix: Matrix) -> None:
+    async with scene(seed=8) as stage:
+        subject = await stage.call()
+        await stage.settle()
+        begin_ns = now_ns()
+        before = subject.at_server()
+        [sender] = [one for one in subject.peer.connection.getSenders() if one.kind == "video"]
+        timeline = sender._timeline  # type: ignore[attr-defined]
+        hour = 3600 * 90_000
+        if what == "wraps":
+            # In half a second from now.
+            timeline._offset = (1 << 32) - (timeline._last_ticks or 0) - 45_000
+        else:
+            timeline._offset += hour if what == "jumps on" else -hour
+        seen = await watch(subject.peer, 2.0)
+        after = subject.at_server()
+        told = await stage.witnessed(begin_ns)
+        matrix.record(
+            f"F8 {what}",
+            seed=stage.seed,
+            figure=f"{seen.told()}; {after.restarts - before.restarts} restarts; {told}",
+            threshold="no gap over 500 ms, latency as before within 2 s",
+            holds=seen.longest_gap_ms <= 500 + late_ms(stage, begin_ns),
+        )
+
+
+async def test_a_wall_clock_that_is_set_moves_nothing(
+    matrix: Matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scene(seed=9) as stage:
+        await stage.settle()
+        begin_ns = now_ns()
+        clock, clock_ns = time.time, time.time_ns
+        for step_s in (3600, -3600):
+            monkeypatch.setattr(time, "time", lambda step=step_s: clock() + step)
+            monkeypatch.setattr(time, "time_ns", lambda step=step_s: clock_ns() + step * NS_PER_S)
+            await asyncio.sleep(1.0)
+        monkeypatch.undo()
+        told = await stage.witnessed(begin_ns)
+        seen = shown(stage.witness, begin_ns, now_ns() - NS_PER_S // 2)
+        matrix.record(
+            "F9",
+            figure=f"an hour on, two back, one on: {seen.told()}; {told}",
+            threshold="no gap over 500 ms",
+            holds=seen.longest_gap_ms <= 500 + late_ms(stage, begin_ns),
+        )
+
+
+async def test_out_of_files_is_503_and_over_when_there_are_some_again(matrix: Matrix) -> None:
+    sdp = await half_open_offer()
+    arguments = ("--model", "none", "--connect-timeout-s", "2", "--admit-loop-lag-ms", "0")
+    async with server_process(*arguments) as (process, url), Http() as http:
+        assert await http.offer(url, sdp) == 200
+        files = psutil.Process(process.pid).num_fds()
+        before = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        # The connection of the client is open already; no socket for media can be.
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (files, before[1]))
+        statuses = [await http.offer(url, sdp) for _ in range(3)]
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, before)
+        again = await http.offer(url, sdp)
+        matrix.record(
+            "F14",
+            figure=f"at a limit of {files} files: {statuses}; above it again: {again}",
+            threshold="503, and served when files are free",
+            holds=set(statuses) == {503} and again == 200,
+        )
+
+
+@pytest.mark.long
+async def test_a_killed_server_is_back_at_once(matrix: Matrix) -> None:
+    async with server_process("--model", "none") as (process, url):
+        process.kill()
+        await process.wait()
+    port = url.rpartition(":")[2]
+    begin_ns = now_ns()
+    async with server_process("--model", "none", "--port", port) as (process, url):
+        back_s = (now_ns() - begin_ns) / NS_PER_S
+    matrix.record(
+        "F17",
+        figure=f"listening again on the same port {back_s:.1f} s after its start",
+        threshold="within 3 s",
+        note="whoever called calls again: the page and the client do",
+        holds=back_s <= 3.0,
+    )

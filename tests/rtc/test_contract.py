@@ -228,7 +228,7 @@ SOURCES: dict[str, tuple[str, str]] = {
         "da51be46190141ee23c03ab8d77c030b45e412b6430369790ba4665a7a7886d2",
         "ice.py",
     ),
-    "aioice.Connection.gather_candidates": (
+    "Connection.gather_candidates": (
         "d33db28d4d1e49ffe863eb34098e4a4a73a7cc5725e0da821e1fb94d7ade8cbb",
         "ice.py",
     ),
@@ -332,6 +332,7 @@ OVERRIDES = [
     (IceConnection, "close"),
     (IceConnection, "connect"),
     (IceConnection, "data_received"),
+    (IceConnection, "gather_candidates"),
     (IceConnection, "get_component_candidates"),
     (IceConnection, "query_consent"),
     (IceConnection, "recvfrom"),
@@ -378,7 +379,6 @@ LEANED_ON: list[tuple[str, Any, str]] = [
     ("aioice.Connection.__init__", Connection.__init__, "ice.py"),
     ("aioice.Connection.sendto", Connection.sendto, "sender.py"),
     ("aioice.Connection.check_start", Connection.check_start, "ice.py"),
-    ("aioice.Connection.gather_candidates", Connection.gather_candidates, "ice.py"),
     ("aioice.Connection.request_received", Connection.request_received, "ice.py"),
     ("aioice.StunProtocol", aioice.ice.StunProtocol, "ice.py"),
     ("aioice.relayed_candidate", aioice.ice.relayed_candidate, "ice.py"),

@@ -1,0 +1,116 @@
+"""`python -m tools.reliability_table [FOLDER ...]`: the reliability matrix from its record.
+
+Takes what tests left with `--matrix-out FOLDER` into tests/reliability/record.json, line by
+line, and writes docs/reliability.md from it. Without a folder only the page is written.
+"""
+
+import json
+import platform
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD = ROOT / "tests" / "reliability" / "record.json"
+PAGE = ROOT / "docs" / "reliability.md"
+
+TITLES = {
+    "N": "The network",
+    "F": "Parts that fail",
+    "H": "Hostile input",
+    "L": "Load",
+}
+ABSENT = "not covered"
+COLUMNS = "| case | what it did | wanted | verdict | seed |\n|---|---|---|---|---|\n"
+
+
+def main(arguments: Sequence[str]) -> int:
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    for folder in arguments:
+        take(record, Path(folder))
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    RECORD.write_text(text, encoding="utf-8")
+    PAGE.write_text(page(record), encoding="utf-8")
+    print(f"{PAGE.relative_to(ROOT)}: {len(record['lines'])} lines")
+    return 0
+
+
+def take(record: dict[str, Any], folder: Path) -> None:
+    """Replace what the folder has news of."""
+    lines = {line["case"]: line for line in record["lines"]}
+    for path in sorted(folder.glob("*.json")):
+        line = json.loads(path.read_text(encoding="utf-8"))
+        lines[line["case"]] = line
+    record["lines"] = sorted(lines.values(), key=lambda line: order(line["case"]))
+    record["python"] = platform.python_version()
+
+
+def order(case: str) -> tuple[int, int, str]:
+    """N before F before H before L, then by number, then by the rest of the name."""
+    found = re.match(r"([A-Z])(\d+)(.*)", case)
+    assert found is not None, case
+    return list(TITLES).index(found[1]), int(found[2]), found[3]
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """The whole of docs/reliability.md."""
+    parts = [HEAD.format(measured=record["measured"])]
+    for letter, title in TITLES.items():
+        parts += [f"## {title}\n\n", COLUMNS]
+        rows: dict[tuple[int, int, str], str] = {}
+        for line in record["lines"]:
+            if line["case"].startswith(letter):
+                rows[order(line["case"])] = _row(line)
+        for case, entry in record["elsewhere"].items():
+            if case.startswith(letter):
+                rows[order(case)] = _elsewhere(case, entry)
+        parts += [rows[key] for key in sorted(rows)]
+        parts.append("\n")
+    return "".join(parts)
+
+
+def _row(line: Mapping[str, Any]) -> str:
+    figure = line["figure"] + (f" ({line['note']})" if line["note"] else "")
+    seed = "" if line["seed"] is None else line["seed"]
+    cells = (line["case"], _cell(figure), _cell(line["threshold"]), line["verdict"], str(seed))
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _elsewhere(case: str, entry: Mapping[str, Any]) -> str:
+    tests = ", ".join(f"`{test}`" for test in entry["tests"])
+    verdict = "holds" if tests else ABSENT
+    told = _cell(entry["told"]) + (f" {tests}" if tests else "")
+    return f"| {case} | {told} | {_cell(entry['wanted'])} | {verdict} | |\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")
+
+
+HEAD = """\
+# Reliability, case by case
+
+What a camera server meets in months on open networks: bad paths, parts that fail, strangers and
+crowds. Each case is a test; most have a **witness**, a second caller on a clear path beside the
+one that suffers, which must not feel it. Written by `python -m tools.reliability_table` from the
+records of those tests; do not edit.
+
+`make test` runs the short ones, `make test-long` all of them; both take a while longer with
+`ARGS="--matrix-out FOLDER"`, which leaves the records.
+
+How to read it:
+
+- Server, callers and the bad network share one process, one loop and two cores: ages hold the
+  callers' own share, and on a busy machine the witness's figures are the machine's.
+- The bad network is a relay between real peers (`bench/impairment.py`): seeded, no root.
+- "% decoded" counts pictures at the end of the bad direction. Fewer may be shown: those that
+  waited behind a repair come at once, and the newest wins.
+- {measured}
+
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
