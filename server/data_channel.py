@@ -70,7 +70,7 @@ class DetectionChannel:
             return
         try:
             message = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict) or message.get("type") != "ping":
             self._refused += 1

@@ -738,7 +738,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"config: {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         line = str(error).splitlines()[0]
         raise SettingsError(f"config: {path} is not YAML: {line}") from None
     if content is None:

@@ -6,8 +6,17 @@ FOLDER` takes them into `record.json` and writes docs/reliability.md from it.
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
+
+from server.clock import now_ns
+from tests.reliability.machine import Machine
+
+# A process that does nothing but sleep woke later than this in one of a hundred times: what the
+# server did meanwhile says nothing about the server.
+TOO_BUSY_P99_MS = 8.0
 
 
 @dataclass(slots=True)
@@ -16,7 +25,25 @@ class Matrix:
 
     test: str
     folder: Path | None
-    failures: list[str] = field(default_factory=list)
+    machine: Machine | None = None
+    since_ns: int = 0
+
+    def observe(self, machine: Machine) -> None:
+        """From now on this machine's own lateness is known."""
+        self.machine, self.since_ns = machine, now_ns()
+
+    def judge(self, holds: bool, told: str) -> None:
+        """Fail the test, or skip it where the machine was too busy for a verdict."""
+        if holds:
+            return
+        if self.machine is not None:
+            p99_ms, longest_ms = self.machine.lateness_ms(self.since_ns, now_ns())
+            if p99_ms > TOO_BUSY_P99_MS:
+                pytest.skip(
+                    f"no verdict, this machine is late itself (p99 {p99_ms:.0f} ms, up to "
+                    f"{longest_ms:.0f} ms): {told}"
+                )
+        pytest.fail(told, pytrace=False)
 
     def record(
         self,
@@ -28,7 +55,7 @@ class Matrix:
         seed: int | None = None,
         note: str = "",
     ) -> None:
-        """Note a case and fail the test at once when it does not hold.
+        """Note a case that holds; end the test when it does not.
 
         `note` tells the reason where `threshold` is not the target of the matrix.
         """
@@ -37,17 +64,17 @@ class Matrix:
             "seed": seed,
             "figure": figure,
             "threshold": threshold,
-            "verdict": "holds" if holds else "fails",
+            "verdict": "holds",
             "note": note,
             "test": self.test,
         }
-        print(f"{case}: {figure} (wanted {threshold})")
+        told = f"{case}: {figure}; wanted: {threshold}"
+        self.judge(holds, told)
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             name = re.sub(r"[^\w.-]+", "-", f"{case}-{self.test.rpartition('::')[2]}")
             path = self.folder / f"{name}.json"
             path.write_text(json.dumps(line, indent=1) + "\n", encoding="utf-8")
-        assert holds, f"{case}: {figure}; wanted: {threshold}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +99,3 @@ class Shown:
             f"{100 * self.share:.0f} % of {self.sent} pictures, age p50 {self.age_p50_ms:.0f} "
             f"p95 {self.age_p95_ms:.0f} ms, longest gap {self.longest_gap_ms:.0f} ms"
         )
-
-    def to_json(self) -> dict[str, float]:
-        return asdict(self)

@@ -54,7 +54,7 @@ class StuckInNative(FakeDetector):
 
 async def test_a_detector_that_raises_costs_boxes_and_is_loaded_anew(matrix: Matrix) -> None:
     old, fresh = FakeDetector(name="old"), FakeDetector(name="fresh")
-    async with scene(detector=old, load=lambda _: fresh) as stage:
+    async with scene(matrix, detector=old, load=lambda _: fresh) as stage:
         await stage.settle()
         begin_ns = now_ns()
         # What onnxruntime raises when memory or the device is gone is a RuntimeError too.
@@ -82,7 +82,7 @@ async def test_a_detector_that_hangs_costs_boxes_and_gives_way(
 ) -> None:
     old: FakeDetector = StuckInNative() if native else FakeDetector(name="stuck")
     fresh = FakeDetector(name="fresh")
-    async with scene(detector=old, load=lambda _: fresh) as stage:
+    async with scene(matrix, detector=old, load=lambda _: fresh) as stage:
         await stage.settle()
         begin_ns = now_ns()
         if isinstance(old, StuckInNative):
@@ -124,7 +124,7 @@ def late_ms(stage: Stage, begin_ns: int) -> float:
 
 @pytest.mark.parametrize("what", ["wraps", "jumps on", "jumps back"])
 async def test_media_time_that_wraps_or_jumps_costs_nothing(what: str, matrix: Matrix) -> None:
-    async with scene(seed=8) as stage:
+    async with scene(matrix, seed=8) as stage:
         subject = await stage.call()
         await stage.settle()
         begin_ns = now_ns()
@@ -152,7 +152,7 @@ async def test_media_time_that_wraps_or_jumps_costs_nothing(what: str, matrix: M
 async def test_a_wall_clock_that_is_set_moves_nothing(
     matrix: Matrix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with scene(seed=9) as stage:
+    async with scene(matrix, seed=9) as stage:
         await stage.settle()
         begin_ns = now_ns()
         clock, clock_ns = time.time, time.time_ns

@@ -55,7 +55,7 @@ async def test_a_stranger_s_flood_costs_the_witness_little(
     per_s: int, seconds: float, matrix: Matrix, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert set(FLOODS.values()) == set(KINDS)
-    async with scene(seed=SEED) as stage:
+    async with scene(matrix, seed=SEED) as stage:
         await stage.settle()
         session = stage.server.registry.get(stage.witness.answer.session)  # type: ignore[union-attr]
         for case, kind in FLOODS.items():
@@ -133,7 +133,7 @@ def rtcp_fuzz(chance: random.Random, ssrc: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("count", [400, pytest.param(5000, marks=pytest.mark.long)])
 async def test_a_caller_that_sends_nonsense_harms_itself_only(count: int, matrix: Matrix) -> None:
-    async with scene(seed=SEED) as stage:
+    async with scene(matrix, seed=SEED) as stage:
         subject = await stage.call()
         await stage.settle()
         [sender] = [one for one in subject.peer.connection.getSenders() if one.kind == "video"]
@@ -165,7 +165,7 @@ async def test_a_caller_that_sends_nonsense_harms_itself_only(count: int, matrix
 
 
 async def test_floods_of_requests_are_answered_within_bounds(matrix: Matrix) -> None:
-    async with scene(seed=SEED) as stage:
+    async with scene(matrix, seed=SEED) as stage:
         subject = await stage.call()
         await stage.settle()
         outgoing = subject.session._peer.getSenders()[0]
@@ -198,7 +198,7 @@ async def test_floods_of_requests_are_answered_within_bounds(matrix: Matrix) -> 
 
 
 async def test_hundreds_of_sources_in_one_call_are_bounded(matrix: Matrix) -> None:
-    async with scene(seed=SEED) as stage:
+    async with scene(matrix, seed=SEED) as stage:
         subject = await stage.call()
         await stage.settle()
         begin_ns = now_ns()
@@ -268,7 +268,7 @@ def damage_media(subject: Subject, share: float, chance: random.Random) -> None:
     ],
 )
 async def test_damaged_media_costs_its_own_call(codec: str, seconds: float, matrix: Matrix) -> None:
-    async with scene(seed=SEED) as stage:
+    async with scene(matrix, seed=SEED) as stage:
         subject = await stage.call(codec=codec)
         await stage.settle()
         before, begin_ns = subject.at_server(), now_ns()

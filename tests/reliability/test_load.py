@@ -90,7 +90,8 @@ def late_s() -> float:
 
 async def test_a_burst_of_offers_is_answered_or_refused_quickly(matrix: Matrix) -> None:
     limits = {**OPEN_GATES, "opens_per_s": 5.0, "open_burst": 5}
-    async with scene(settings=changed(limits=limits, session={"max_sessions": 12})) as stage:
+    settings = changed(limits=limits, session={"max_sessions": 12})
+    async with scene(matrix, settings=settings) as stage:
         await stage.settle()
         sdp = await half_open_offer()
         begin_ns = now_ns()
@@ -139,7 +140,7 @@ class SlowDetector(FakeDetector):
 
 async def test_a_detector_at_half_its_speed_drops_pictures_and_queues_none(matrix: Matrix) -> None:
     # Two callers at 30/s want 60 pictures a second; it has time for 15.
-    async with scene(detector=SlowDetector(1 / 15)) as stage:
+    async with scene(matrix, detector=SlowDetector(1 / 15)) as stage:
         alone_s = 1 / 15
         await stage.settle()
         subject = await stage.call()
@@ -159,7 +160,7 @@ async def test_a_detector_at_half_its_speed_drops_pictures_and_queues_none(matri
 
 
 async def test_nothing_holds_the_loop_up_while_calls_come_and_go(matrix: Matrix) -> None:
-    async with scene() as stage:
+    async with scene(matrix) as stage:
         await stage.settle(0.5)
         begin_ns = now_ns()
         lags_ms: list[float] = []

@@ -174,7 +174,7 @@ async def impaired(
 async def test_a_bad_path_costs_what_it_must(
     case: Case, way: str, seconds: float, matrix: Matrix
 ) -> None:
-    async with scene(seed=2) as stage:
+    async with scene(matrix, seed=2) as stage:
         subject = await stage.call(case.base)
         await stage.settle()
         before = await watch(subject.peer, 1.0)
@@ -207,7 +207,7 @@ async def test_a_bad_path_costs_what_it_must(
 async def test_after_a_black_out_the_picture_is_as_young_as_before(
     way: str, seconds: float, matrix: Matrix
 ) -> None:
-    async with scene(seed=5) as stage:
+    async with scene(matrix, seed=5) as stage:
         subject = await stage.call()
         await stage.settle()
         before = await watch(subject.peer, 1.0)
@@ -235,7 +235,7 @@ async def test_after_a_black_out_the_picture_is_as_young_as_before(
 @pytest.mark.parametrize("way", ["down", "up"])
 async def test_a_sender_follows_the_rate_of_its_path_down_and_up(way: str, matrix: Matrix) -> None:
     wide = Impairment(rate_kbps=2000, queue_ms=400, delay_ms=10)
-    async with scene(seed=9) as stage:
+    async with scene(matrix, seed=9) as stage:
         clip = load_clip(None, (640, 480), 30.0, 20 << 20)
         subject = await stage.call(Impairment(delay_ms=10), clip=clip)
         link = subject.relay.down if way == "down" else subject.relay.up
@@ -270,7 +270,7 @@ async def test_a_sender_follows_the_rate_of_its_path_down_and_up(way: str, matri
 @pytest.mark.long
 async def test_a_round_trip_of_600_ms_is_survived(matrix: Matrix) -> None:
     far = Impairment(delay_ms=300)
-    async with scene(seed=10) as stage:
+    async with scene(matrix, seed=10) as stage:
         subject = await stage.call(far)
         await stage.settle()
         begin_ns = now_ns()
@@ -287,7 +287,7 @@ async def test_a_round_trip_of_600_ms_is_survived(matrix: Matrix) -> None:
 
 @pytest.mark.long
 async def test_a_killed_caller_is_freed_within_10_s(matrix: Matrix) -> None:
-    async with scene(seed=11) as stage:
+    async with scene(matrix, seed=11) as stage:
         peer = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.vanishing_peer", stage.server.url,
             cwd=Path(__file__).parents[2], stdout=asyncio.subprocess.PIPE,
@@ -314,7 +314,7 @@ async def test_a_killed_caller_is_freed_within_10_s(matrix: Matrix) -> None:
 async def test_a_closed_port_at_the_other_end_is_noticed_and_not_logged_each_time(
     matrix: Matrix, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with scene(seed=12) as stage:
+    async with scene(matrix, seed=12) as stage:
         subject = await stage.call()
         await stage.settle()
         caplog.clear()
@@ -334,7 +334,7 @@ async def test_a_closed_port_at_the_other_end_is_noticed_and_not_logged_each_tim
 
 
 async def test_a_caller_that_appears_at_another_address_goes_on(matrix: Matrix) -> None:
-    async with scene(seed=13) as stage:
+    async with scene(matrix, seed=13) as stage:
         subject = await stage.call()
         await stage.settle()
         begin_ns = now_ns()
@@ -359,7 +359,7 @@ def is_dtls(datagram: bytes) -> bool:
 @pytest.mark.parametrize("record", [1, 2, 3])
 @pytest.mark.long
 async def test_a_lost_datagram_of_the_handshake_is_sent_again(record: int, matrix: Matrix) -> None:
-    async with scene(seed=15) as stage:
+    async with scene(matrix, seed=15) as stage:
         await stage.settle()
         begin_ns = now_ns()
         seen: list[bytes] = []
@@ -384,7 +384,7 @@ async def test_a_lost_datagram_of_the_handshake_is_sent_again(record: int, matri
 @pytest.mark.parametrize("how", ["no reply", "wrong fingerprint"])
 @pytest.mark.long
 async def test_a_handshake_that_fails_frees_the_call(how: str, matrix: Matrix) -> None:
-    async with scene(seed=16) as stage:
+    async with scene(matrix, seed=16) as stage:
         await stage.settle()
         begin_ns = now_ns()
         calling = asyncio.create_task(
