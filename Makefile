@@ -1,7 +1,7 @@
 # `make` prints what there is. Everything is set up on the way; a second run starts at once.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench bench-smoke format environment document clean
+.PHONY: help serve test test-long fuzz audit sbom check bench bench-smoke format environment document clean
 .NOTPARALLEL:
 
 ARGS ?=
@@ -25,6 +25,22 @@ serve: ## Start the server, http://127.0.0.1:8080
 test: ## Format, lint, types and all tests; ARGS goes to pytest
 	@$(SETUP) --extras "dev $(EXTRAS)" --for-tests
 	@$(RUN) -m tools.check --tests -- $(ARGS)
+
+test-long: ## Only the tests that take minutes: bad networks, floods, crowds, 10,000 offers
+	@$(SETUP) --extras "dev $(EXTRAS)" --for-tests
+	@$(RUN) -m pytest -m long $(ARGS)
+
+fuzz: ## Feed every parser with damaged input; ARGS="sdp stun --seconds 600"
+	@$(SETUP) --extras "fuzz"
+	@$(RUN) -m tests.fuzz $(ARGS)
+
+audit: ## Compare the pinned versions with the known advisories, online
+	@$(SETUP) --extras "audit"
+	@$(RUN) -m pip_audit --strict --disable-pip --no-deps -r constraints.txt $(ARGS)
+
+sbom: ## Write sbom.cdx.json: the pinned dependencies as CycloneDX
+	@$(SETUP) --extras "audit"
+	@$(RUN) -m cyclonedx_py requirements constraints.txt --pyproject pyproject.toml -o sbom.cdx.json
 
 check: ## Format, lint and types only
 	@$(SETUP) --extras "dev $(EXTRAS)" --for-tests

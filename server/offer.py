@@ -79,10 +79,13 @@ def check_sdp(sdp: str) -> None:
     if "a=setup:active" in lines:
         # We would have to accept the first handshake that comes, from whoever sends it.
         raise UnprocessableError("sdp: a=setup:active is not served, a=setup:actpass is")
-    mids = {line[6:] for line in lines if line.startswith("a=mid:")}
+    named = [line[6:] for line in lines if line.startswith("a=mid:")]
+    mids = set(named)
     if any(section.count("\na=mid:") > 1 for section in re.split(r"^m=", sdp, flags=re.MULTILINE)):
         # aiortc keeps the last name, and finds no transport for the section that had the first.
         raise UnprocessableError("sdp: a=mid twice in one section")
+    if len(mids) < len(named):
+        raise UnprocessableError("sdp: two sections of one a=mid")
     for line in lines:
         if line.startswith("a=group:BUNDLE") and not mids.issuperset(line.split()[1:]):
             raise UnprocessableError("sdp: a=group:BUNDLE names a section that is not there")

@@ -25,7 +25,7 @@ class Fragment:
 def publish_offer(text: str) -> Offer:
     """A WHIP offer, checked."""
     offer = _offer(text, PUBLISHING)
-    streams = {line.split(":", 1)[1].split()[0] for line in _lines(text, "a=msid:")}
+    streams = {line.split(":", 1)[1].partition(" ")[0] for line in _lines(text, "a=msid:")}
     if len(streams) > 1:
         raise UnprocessableError(f"sdp: tracks of {len(streams)} media streams, at most 1")
     return offer

@@ -46,6 +46,7 @@ def test_what_is_not_an_offer_is_malformed(body: object, told: str) -> None:
         (SDP.replace(FINGERPRINT, ""), "no a=fingerprint"),
         (SDP + "a=mid:0\r\na=group:BUNDLE 0 1\r\n", "a=group:BUNDLE"),
         (SDP + "a=mid:0\r\na=mid:1\r\na=group:BUNDLE 0 1\r\n", "a=mid"),
+        (SDP + "a=mid:0\r\nm=audio 9 UDP/TLS/RTP/SAVPF 0\r\na=mid:0\r\n", "one a=mid"),
         (SDP + "a=x\x00\r\n", "control characters"),
         (SDP + "a=x\x1b[2J\r\n", "control characters"),
         (SDP + "a=setup:active\r\n", "a=setup:active"),

@@ -91,6 +91,9 @@ class IceConnection(Connection):
         if remote_candidate is None:
             self._end_signalled = True
             await self._end_when_resolved()
+        elif not 0 < remote_candidate.port < 65536:
+            # Sending there would close our own socket.
+            self.rejections.count("candidates")
         elif len(self._remote_candidates) + len(self._resolving) >= MAX_REMOTE_CANDIDATES:
             self.rejections.count("candidates")
         elif mdns.is_mdns_hostname(remote_candidate.host):

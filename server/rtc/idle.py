@@ -1,6 +1,6 @@
 """A receiver for what nobody wants: audio is taken off the wire, and nothing is kept."""
 
-from aiortc import RTCRtpReceiver
+from aiortc import RTCDtlsTransport, RTCRtpReceiver
 from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
 from aiortc.rtp import AnyRtcpPacket, RtpPacket
 
@@ -23,7 +23,9 @@ class IdleReceiver(RTCRtpReceiver):
 
     async def stop(self) -> None:
         """Unregister and end the track."""
-        self.transport._unregister_rtp_receiver(self)
+        transport: RTCDtlsTransport | None = self.transport
+        if transport is not None:
+            transport._unregister_rtp_receiver(self)
         self._end_track()
 
     def _end_track(self) -> None:

@@ -164,6 +164,8 @@ class PeerConnection(RTCPeerConnection):
         extensions that only we know are agreed to."""
         before = set(self._RTCPeerConnection__transceivers)
         await super().setRemoteDescription(sessionDescription)
+        if any(self._without_transport()):
+            raise ValueError("a section is in no bundle and has no transport of its own")
         description = self._RTCPeerConnection__remoteDescription()
         offered = {
             media.rtp.muxId: media.rtp.headerExtensions for media in description.media if media.rtp
@@ -185,7 +187,18 @@ class PeerConnection(RTCPeerConnection):
         if connecting:
             # Otherwise a handshake that succeeds right now would start receivers after all.
             await asyncio.wait(connecting)
+        # Of a description that was refused; aiortc cannot close what has no transport.
+        for transceiver in [*self._without_transport()]:
+            self._RTCPeerConnection__transceivers.remove(transceiver)
+            await transceiver.receiver.stop()
+            await transceiver.sender.stop()
         await super().close()
+
+    def _without_transport(self) -> Iterable[RTCRtpTransceiver]:
+        for transceiver in self._RTCPeerConnection__transceivers:
+            transport: RTCDtlsTransport | None = transceiver.receiver.transport
+            if transport is None:
+                yield transceiver
 
     async def close_within(self, timeout_s: float) -> tuple[str, ...]:
         """Close; after `timeout_s` cut what does not end, and return the names of what did not.

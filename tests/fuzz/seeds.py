@@ -154,6 +154,8 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     "stun": (CHECK, CHECK[:8] + b"x" * 40),
     "data_channel": (b'{"type":"ping","t":12.5}',),
     "configuration": (b"port: 9000\nvideo_codecs: [VP8]\n", b"api_keys:\n  - view:front-*:x\n"),
-    "model_metadata": (b"{0: 'person', 1: 'cat'}", b"['a', 'b']", b"{'scale': 0.5, 'mean': [1]}", b"{[]}"),
+    "model_metadata": (
+        b"{0: 'person', 1: 'cat'}", b"['a', 'b']", b"{'scale': 0.5, 'mean': [1]}", b"{[]}",
+    ),
     "model_bytes": (b"\x08\x08\x12\x07pytorch",),
 }  # fmt: skip
