@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "sessions": ("bench.sessions", "how many calls stay within the budget"),
     "fanout": ("bench.fanout", "what viewers cost and wait for, WHIP in to WHEP out"),
     "rtsp": ("bench.rtsp", "RTSP cameras: glass to glass, and many at once"),
+    "impair": ("bench.impair", "what a bad path costs a call: loss, jitter, rate, seeded"),
     "soak": ("bench.soak", "does the server stay as it was over time"),
     "websocket": ("bench.websocket", "JPEG over WebSocket, beside a plain server of that shape"),
     "stages": ("bench.stages", "each stage of a frame's way alone"),

@@ -1,11 +1,14 @@
 """Real peers meet through the relay, and feel what it does."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from aiortc import RTCSessionDescription
 
+from bench.__main__ import OK, WRONG_USAGE, main
 from bench.impairment import BLACK_OUT, Impairment
+from bench.record import Record
 from bench.relay import Relay, RelayError
 from server.rtc.options import RtcOptions
 from server.rtc.peer import PeerConnection
@@ -52,3 +55,25 @@ async def test_pictures_pass_and_a_black_out_and_another_address_are_survived() 
 def test_a_description_without_an_address_is_refused() -> None:
     with Relay() as relay, pytest.raises(RelayError):
         relay.offer("v=0\r\nm=video 9 X 96\r\n")
+
+
+def test_the_command_measures_before_during_and_after(
+    moving_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["impair", "--clip", str(moving_clip), "--size", "320x240", "--no-detector"]
+    arguments += ["--seconds", "1", "--warmup", "0.3", "--loss", "0.2", "--seed", "4"]
+
+    assert main([*arguments, "--out", str(tmp_path), "--json"]) == OK
+
+    record = Record.from_json(capsys.readouterr().out.splitlines()[-1])
+    assert record.settings["path"]["loss"] == 0.2
+    phases = record.summary["phases"]
+    assert list(phases) == ["before", "during", "after"]
+    assert phases["during"]["links"]["up"]["lost"] > 0
+    assert phases["before"]["links"]["up"]["lost"] == 0
+    assert phases["before"]["returned"] > 0
+
+
+def test_a_path_with_nothing_wrong_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["impair"]) == WRONG_USAGE
+    assert "--loss" in capsys.readouterr().err
