@@ -141,7 +141,7 @@ def test_it_is_told_twice_a_second_and_at_once_when_it_falls() -> None:
             told.append((arrived_at_ns, estimate))
         return estimate
 
-    sender.estimator.add = listening  # type: ignore[method-assign]
+    sender.estimator.add = listening  # type: ignore[method-assign, assignment]
     sender.run(10, lambda: 1_500_000)
     assert 18 <= len(told) <= 22
     assert BASE_WINDOW_NS > 10 * NS_PER_S, "the base of this test lives through it"
