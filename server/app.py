@@ -306,7 +306,13 @@ def make_app(
     stills_api = StillsApi(settings.streams, streams, encoders, settings.outlets.listener_timeout_s)
     holders = (registry, audience, sockets, stills_api)
     holdings = Holdings(lambda held: any(part.has(held) for part in holders))
-    gate = Gate(settings, authority, Limits(settings.limits, measure), holdings)
+    gate = Gate(
+        settings,
+        authority,
+        Limits(settings.limits, measure),
+        holdings,
+        is_draining=lambda: registry.draining,
+    )
     gate.install(app)
     mqtt = MqttOutlet(settings.mqtt, bulletin, __version__, stills_api.newest)
     webhooks = Webhooks(settings.webhooks, bulletin, __version__)

@@ -23,6 +23,7 @@ from server.errors import (
     TimedOutError,
     TooLargeError,
     UnauthorizedError,
+    UnavailableError,
     UnsupportedTypeError,
 )
 from server.holdings import Holdings
@@ -41,6 +42,7 @@ CORS_HEADERS = "Authorization, Content-Type, If-Match"
 LINGERING_S = 2.0
 BODY_PART_BYTES = 1 << 16
 HSTS = "max-age=31536000"
+DRAINING_RETRY_AFTER_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ class Gate:
         limits: Limits,
         holdings: Holdings,
         rules: Mapping[tuple[str, str], Rule] = RULES,
+        is_draining: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
         self.authority = authority
@@ -147,6 +150,7 @@ class Gate:
         self.holdings = holdings
         self._callers = Callers(settings.auth)
         self._rules = rules
+        self._is_draining = is_draining
         # Calls being answered, by address: they count before they are held.
         self._opening: Counter[str] = Counter()
         self._refused: Counter[str] = Counter()
@@ -281,6 +285,9 @@ class Gate:
         if principal not in (ANYONE, NOBODY):
             await self.limits.request(principal.identity)
         self._check_rule(request, rule, principal)
+        if rule.opens and self._is_draining():
+            self.limits.refused("draining")
+            raise UnavailableError("the server is stopping", DRAINING_RETRY_AFTER_S)
         if rule.opens:
             if not caller.is_local:
                 await self.limits.opening(caller.group)

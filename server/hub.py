@@ -217,6 +217,11 @@ class Hub:
             )
         return found
 
+    @property
+    def watched(self) -> bool:
+        """Whether anything is drawn and encoded for somebody."""
+        return any(fanout.watched for fanout in self._fanouts.values())
+
     def statistics(self) -> tuple[EncodingStatistics, ...]:
         return tuple(
             EncodingStatistics(rung, fanout.statistics())

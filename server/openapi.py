@@ -224,7 +224,7 @@ def refusals(path: str, rule: Rule, facts: Facts) -> set[int]:
         found |= {400, 408, 413, 415}
     if facts.query:
         found.add(400)
-    if rule.calls:
+    if rule.opens:
         found.add(503)
     return found
 

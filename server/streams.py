@@ -245,6 +245,16 @@ class Stream:
         self.relay.offer(frame, ticks, wish_at_source)
         if began:
             self._tell_signal(True)
+        if self._only_relayed:
+            stamps = Stamps(frame.received_at_ns, frame.assembled_at_ns, sent_at_ns=now_ns())
+            self._frame_sink.record(stamps)
+
+    @property
+    def _only_relayed(self) -> bool:
+        """Whether those who watch all get packets as they came: no picture of ours is recorded."""
+        publication = self.publication
+        returned = publication is not None and publication.returns_picture
+        return self.relay.watched and not returned and not self.hub.watched
 
     def end_forwarding(self, reason: str) -> None:
         """Nobody is sent packets as they came any more."""
@@ -357,6 +367,9 @@ class Stream:
 
     def tell_data(self, frame: Frame, detections: Detections) -> None:
         """Boxes for those who draw them themselves, with the time of their frame as it left."""
+        if self._only_relayed:
+            # The picture was recorded when it left; this is the rest of its way.
+            self._frame_sink.record(replace(frame.stamps, sent_at_ns=0))
         viewers = [viewer for viewer in self._viewers_of(DATA) if viewer.listens]
         relayed = self.relay.relayed(frame.rtp_timestamp) if viewers else None
         if relayed is None:

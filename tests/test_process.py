@@ -112,6 +112,10 @@ async def test_sigterm_sends_everybody_elsewhere_and_ends_when_they_have_gone() 
                 assert reply.status == 503
                 assert int(reply.headers["Retry-After"]) > 0
             await other.close()
+            pulled = {"name": "pulled", "source": "file:nowhere.mp4"}
+            async with http.post(f"{url}/api/streams", json=pulled) as reply:
+                assert reply.status == 503
+                assert int(reply.headers["Retry-After"]) > 0
             # Those who are in are served until they go.
             await caller.picture()
         async with asyncio.timeout(DEADLINE_S):

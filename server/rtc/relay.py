@@ -67,6 +67,10 @@ class Relay:
         self._replays = 0
 
     @property
+    def watched(self) -> bool:
+        return bool(self._viewers)
+
+    @property
     def codec(self) -> str:
         """What the source sends; empty while it has sent nothing that can be passed on."""
         return self._codec

@@ -18,6 +18,7 @@ from server.rtc.remote_track import RemoteVideoTrack
 from tests.fakes import FakeDetector
 from tests.gateway.offers import VIEWER
 from tests.gateway.test_checklist import post, publish
+from tests.gateway.test_relay import frame
 from tests.gateway.watching import SDP, sending, streaming, watching
 from tests.serving import DEADLINE_S, Caller, NumberedTrack, Serving, calling, until
 
@@ -247,3 +248,26 @@ async def test_a_covered_picture_is_not_passed_on() -> None:
             await watcher.picture()
             server.registry._streams.get("cam").publication.hide(True)  # type: ignore[union-attr]
             await until(lambda: not server.registry.statistics().viewers)
+
+
+async def test_viewers_of_data_end_when_the_source_changes_its_codec() -> None:
+    async with streaming() as server, sending(server, "cam"):
+        await passes_on(server)
+        async with watching(server, "cam", "?view=data") as watcher:
+            await watcher.picture()
+            publication = server.registry._streams.get("cam").publication
+            assert publication is not None
+            publication.forward(frame(0, key=True, codec="VP8"), 0, lambda: None)
+            await until(lambda: not server.registry.statistics().viewers)
+        assert server.registry.statistics().viewers_ended == {"the source changed its codec": 1}
+
+
+async def test_pictures_that_are_only_passed_on_are_in_the_stage_times() -> None:
+    async with streaming(FakeDetector()) as server, sending(server, "cam"), an_eye() as eye:
+        await passes_on(server)
+        await eye.watch(server, "/whep/cam?view=data")
+        await until(lambda: eye.matched() >= 5)
+        stages = (await server.stats())["stages_ms"]
+        assert min(stages["total"]["count"], stages["infer"]["count"]) >= 5
+        assert stages["encode"]["count"] == 0
+        assert stages["own"]["p50"] >= 0
