@@ -22,6 +22,8 @@ from server.settings import SourceSettings
 LENGTH_AT_MOST = 2000
 SCHEME = re.compile(r"([a-z][a-z0-9+]*):")
 DEVICE = re.compile(r"(?:/dev/)?(video[0-9]{1,3})")
+# 8K.
+MAX_PIXELS = 7680 * 4320
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str], Iterable[str]]
 
@@ -34,6 +36,8 @@ AT_ONCE = {"analyzeduration": "1", "probesize": "32", "fpsprobesize": "0"}
 # half a second takes no time.
 SOON = {"analyzeduration": "500000", "probesize": "500000"}
 WEB = "http,https,tls,tcp,crypto"
+# Of a play list that grows, the newest piece: each costs its length in delay.
+HTTP = {**SOON, "live_start_index": "-1"}
 RTSP = {
     **AT_ONCE,
     # A sound track would bring RTCP's clock in, and with it a leap of the picture's time.
@@ -65,8 +69,8 @@ NETWORK: Mapping[str, Scheme] = {
     "rtmp": Scheme("rtmp,tcp", "flv", {**SOON, "rtmp_live": "live", "rtmp_buffer": "100"}),
     "rtmps": Scheme("rtmps,rtmp,tcp,tls", "flv", {**SOON, "rtmp_live": "live"}),
     "srt": Scheme("srt,udp", "mpegts", SOON),
-    "http": Scheme(WEB, f"hls,mpjpeg,mjpeg,{CONTAINERS}", SOON),
-    "https": Scheme(WEB, f"hls,mpjpeg,mjpeg,{CONTAINERS}", SOON),
+    "http": Scheme(WEB, f"hls,mpjpeg,mjpeg,{CONTAINERS}", HTTP),
+    "https": Scheme(WEB, f"hls,mpjpeg,mjpeg,{CONTAINERS}", HTTP),
 }
 FILE = Scheme("file", CONTAINERS)
 DEVICES = Scheme("file", "v4l2,video4linux2,avfoundation")
@@ -166,6 +170,8 @@ def _closed(scheme: Scheme) -> dict[str, str]:
         **scheme.options,
         "protocol_whitelist": scheme.protocols,
         "format_whitelist": scheme.formats,
+        # Refused before memory is taken: a few bytes can announce a huge picture.
+        "max_pixels": str(MAX_PIXELS),
     }
 
 

@@ -148,9 +148,9 @@ class Pull:
         if self._unwatched is not None:
             self._unwatched.cancel()
             self._unwatched = None
-        self._feed.close()
         if self.reader is not None:
             self.reader.request_stop()
+        self._feed.close()
 
     def _deliver(self, shot: Shot) -> None:
         """On the reader's or the inference thread."""

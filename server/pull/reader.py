@@ -21,7 +21,7 @@ from av.codec.hwaccel import HWAccel, hwdevices_available
 from server.clock import NS_PER_S, now_ns, s_to_ns
 from server.errors import SightlineError
 from server.frame import Stamps
-from server.pull.address import Address, check_host, confined
+from server.pull.address import MAX_PIXELS, Address, check_host, confined
 from server.pull.device import NoCameraError, camera_pictures
 from server.pull.media_clock import TICKS_PER_S, Lateness, MediaClock
 from server.pull.slices import SliceJoiner, begins_key
@@ -39,8 +39,6 @@ FIRST_RETRY_S = 0.5
 # A source that says no to its user name and password is not asked again soon: cameras lock out.
 REFUSED_RETRY_S = 30.0
 ERRORS_IN_ROW = 100
-# 8K; refused before memory is taken, because a few bytes can announce a huge picture.
-MAX_PIXELS = 7680 * 4320
 # What drawing and the detector take as it is; all else is converted once, here.
 TAKEN_FORMATS = frozenset(("yuv420p", "yuvj420p", "nv12"))
 # Formats whose pictures do not come in their own time.
@@ -316,6 +314,9 @@ class Reader:
             received_at_ns = at_ns = now_ns()
         if picture.format.name not in TAKEN_FORMATS:
             picture = picture.reformat(format="yuv420p")
+        if self._stop.is_set():
+            # Whoever takes the pictures may have left.
+            return
         ticks = self._clock.ticks(source_s, received_at_ns)
         picture.pts, picture.time_base = ticks, TIME_BASE
         self.counters.pictures += 1

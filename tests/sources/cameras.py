@@ -109,11 +109,12 @@ def write_clip(path: Path, seconds: float = 0.6, fps: int = 10, codec: str = "li
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps)
         assert isinstance(stream, VideoStream)
-        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        stream.width, stream.height = 160, 120
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for number in range(int(seconds * fps)):
             picture = np.full((180, 160), 128, np.uint8)
             picture[:120] = 40 + 20 * number % 200
-            frame = av.VideoFrame.from_ndarray(picture, format="yuv420p")
+            frame = av.VideoFrame.from_ndarray(picture, format=stream.pix_fmt)
             frame.pts, frame.time_base = number, fractions.Fraction(1, fps)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -213,6 +213,25 @@ async def test_what_is_no_video_is_told_and_costs_nobody_anything(tmp_path: Path
             assert reply.status == 200
 
 
+async def test_a_picture_that_is_too_large_is_refused_before_it_takes_memory(
+    tmp_path: Path,
+) -> None:
+    """A clip whose header says that its pictures have 15360x8640 points."""
+    clip = write_clip(tmp_path / "clip.avi", codec="mjpeg").read_bytes()
+    # The size stands in each picture's own header too: SOF0, length, 8 bits, 120 lines of 160.
+    small, large = (
+        b"\xff\xc0\x00\x11\x08" + size for size in (b"\x00x\x00\xa0", b"\x21\xc0\x3c\x00")
+    )
+    assert small in clip
+    (tmp_path / "large.avi").write_bytes(clip.replace(small, large))
+    async with fetching(source_folder=str(tmp_path)) as server:
+        await add(server, "file:large.avi")
+        told = await reached(server, state="waiting")
+        assert told["pull"]["pictures"] == 0
+        await add(server, "file:clip.avi", "small")
+        await reached(server, "small", live=True)
+
+
 async def test_sources_of_the_settings_are_there_and_a_bad_one_stops_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
