@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "soak": ("bench.soak", "does the server stay as it was over time"),
     "websocket": ("bench.websocket", "JPEG over WebSocket, beside a plain server of that shape"),
     "stages": ("bench.stages", "each stage of a frame's way alone"),
+    "analysis": ("bench.analysis", "tracking, zones, masks; events written and searched"),
     "compare": ("bench.compare", "side by side with what a user would take instead"),
     "floor": ("bench.floor", "what the same work costs without a server"),
     "table": ("bench.table", "records as Markdown tables"),
