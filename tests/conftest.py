@@ -6,6 +6,7 @@ missing at a desk, and fail under CI=true, where `make test` had to install it.
 """
 
 import os
+import secrets
 import shutil
 
 import hypothesis
@@ -40,6 +41,16 @@ def browser_path(name: str) -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def own_state_folder(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a server keeps lies in a folder of the test's own: not among the user's events and
+    secrets, where another server may be at work."""
+    base = tmp_path_factory.getbasetemp() / "state" / secrets.token_hex(8)
+    monkeypatch.setenv("XDG_STATE_HOME", str(base))
 
 
 @pytest.fixture(scope="session")
