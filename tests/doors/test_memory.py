@@ -59,6 +59,35 @@ async def test_memory_stays_as_it_was_over_rounds_of_hostile_pictures() -> None:
         assert after["process"]["open_files"] <= before["process"]["open_files"] + 2
 
 
+async def test_a_client_that_never_reads_is_let_go_and_costs_no_memory() -> None:
+    """It sends wrong pictures until the answers fill every buffer on the way."""
+    async with (
+        started(["server", "--model", "none", *TAKES_EVERY_CALL]) as server,
+        aiohttp.ClientSession() as http,
+    ):
+        before = await stats(server.url, http)
+        port = int(server.url.rpartition(":")[2])
+        _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(
+            b"GET /ws/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        # One byte, masked with zeros, ten thousand times at once.
+        many = (b"\x82\x81\0\0\0\0x") * 10_000
+        async with asyncio.timeout(180):
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    writer.write(many)
+                    await writer.drain()
+        after = await stats(server.url, http)
+        assert after["pictures"]["waiting"] == 0
+        grown_mib = after["process"]["resident_mib"] - before["process"]["resident_mib"]
+        # 64 KiB of messages that wait to be looked at are 65,536 of these.
+        assert grown_mib < 2 * GROWTH_MIB
+        assert after["process"]["open_files"] <= before["process"]["open_files"] + 1
+
+
 async def stats(url: str, http: aiohttp.ClientSession) -> dict[str, Any]:
     async with http.get(f"{url}/api/stats") as reply:
         told: dict[str, Any] = await reply.json()
