@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -83,6 +84,8 @@ class CompareSettings:
     engine: Engine = field(default_factory=Engine)
     peer_engine: Engine = field(default_factory=Engine)
     floor: bool = True
+    within_s: float | None = None
+    """No round begins when it would probably end later: for a build that has so long."""
     pictures: Path | None = None
     """Where a returned picture of each server goes, for people to look at."""
 
@@ -141,7 +144,7 @@ async def compare(settings: CompareSettings, progress: Progress) -> dict[str, An
     """All rounds; returns `runs`, `floor`, `environments` and `detections` for the record.
 
     A server that cannot be made or measured is told in the record and left out of the ratios.
-    Raises `BenchError` when that server is ours.
+    Raises `BenchError` when ours never could be.
     """
     environments, failures = await _environments(settings, progress)
     subjects = [subject for subject in settings.subjects() if subject.name in environments]
@@ -157,31 +160,31 @@ async def compare(settings: CompareSettings, progress: Progress) -> dict[str, An
     runs: list[dict[str, Any]] = []
     total = len(settings.clients) * settings.runs * len(subjects)
     each_s = settings.glass.seconds + settings.glass.warmup_s + OVERHEAD_S
-    for count in settings.clients:
-        for turn in range(settings.runs):
-            order = [*subjects[turn % len(subjects) :], *subjects[: turn % len(subjects)]]
-            for subject in order:
-                left_min = (total - len(runs)) * each_s / 60
-                label = (
-                    f"{len(runs) + 1}/{total} {subject.name}, {count} client(s), round {turn + 1}, "
-                    f"about {left_min:.0f} min left"
-                )
-                told = {"clients_at_once": count, "round": turn + 1, "subject": subject.name}
-                try:
-                    report = await _measure(
-                        settings,
-                        subject,
-                        environments[subject.name],
-                        clips[:count],
-                        looked,
-                        partial(_say, progress, label),
-                    )
-                    runs.append({**told, "report": report})
-                except BenchError as error:
-                    if subject.name == OURS:
-                        raise
-                    progress(f"{label}: {error}")
-                    runs.append({**told, "error": " ".join(str(error).split())[:400]})
+    begun_at_ns, longest_s = now_ns(), 0.0
+    for count, turn in product(settings.clients, range(settings.runs)):
+        elapsed_s = (now_ns() - begun_at_ns) / NS_PER_S
+        if runs and settings.within_s is not None and elapsed_s + longest_s > settings.within_s:
+            progress(f"no time for another round within {settings.within_s:g} s")
+            break
+        for subject in [*subjects[turn % len(subjects) :], *subjects[: turn % len(subjects)]]:
+            left_min = (total - len(runs)) * each_s / 60
+            label = (
+                f"{len(runs) + 1}/{total} {subject.name}, {count} client(s), round {turn + 1}, "
+                f"about {left_min:.0f} min left"
+            )
+            told = {"clients_at_once": count, "round": turn + 1, "subject": subject.name}
+            say = partial(_say, progress, label)
+            environment = environments[subject.name]
+            try:
+                report = await _measure(settings, subject, environment, clips[:count], looked, say)
+                runs.append({**told, "report": report})
+            except BenchError as error:
+                say(str(error))
+                runs.append({**told, "error": " ".join(str(error).split())[:400]})
+        longest_s = max(longest_s, (now_ns() - begun_at_ns) / NS_PER_S - elapsed_s)
+    ours = [run for run in runs if run["subject"] == OURS]
+    if all("error" in run for run in ours):
+        raise ServerError(f"Sightline itself could not be measured: {ours[0]['error']}")
     progress("looking at the pictures that came back")
     detections = await asyncio.to_thread(_look, settings, looked)
     return {
@@ -243,9 +246,21 @@ async def _measure(
     variables = {} if own else environment.variables()
     async with started(arguments, environment.python, variables) as server:
         if subject.speaks == "jpeg":
-            return await _measure_jpeg(settings, subject, server, clips, looked, progress)
+            try:
+                return await _measure_jpeg(settings, subject, server, clips, looked, progress)
+            except ExceptionGroup as group:
+                ours, others = group.split(BenchError)
+                if ours is None or others is not None:
+                    raise
+                raise _first(ours) from None
         look = partial(looked.take, subject.name)
         return await measure_run(glass, server, clips, progress, look)
+
+
+def _first(group: ExceptionGroup[BenchError]) -> BenchError:
+    """Of the calls that ended each other, the one that began."""
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, ExceptionGroup) else inner
 
 
 async def _measure_jpeg(
@@ -381,6 +396,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ARG",
         help="one more argument of Sightline; repeatable",
     )
+    add("--within", type=float, metavar="S", help="begin no round that would end after so long")
     add("--no-floor", action="store_true", help="without the floor")
     add("--pictures", type=Path, metavar="DIR", help="a returned picture of each server goes here")
     add(
@@ -417,6 +433,7 @@ def run(options: argparse.Namespace) -> int:
         engine=engine,
         peer_engine=peer_engine,
         floor=not options.no_floor,
+        within_s=options.within,
         pictures=options.pictures,
     )
     make_record = record_begun("compare")

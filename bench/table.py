@@ -148,7 +148,8 @@ def _figures(values: Sequence[float | None]) -> Row:
 
 
 def _text(value: float | None, places: int = 1) -> str:
-    return "-" if value is None else f"{value:.{places}f}"
+    # Adding nothing turns a rounded -0 into 0.
+    return "-" if value is None else f"{round(value, places) + 0.0:.{places}f}"
 
 
 def _times(ratio: Mapping[str, float] | None) -> str:

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-WIDTH: Final = 480
-LETTER: Final = 12
+WIDTH: Final = 440
 # A letter of the page's font in SVG units, wide enough for most.
-LETTER_WIDTH: Final = 6.6
+LETTER_WIDTH: Final = 7.2
 BOLD: Final = 1.1
 ROW: Final = 46
 # Beyond this between the smallest and the largest, a linear axis would hide the small one.
 LOG_FROM: Final = 12.0
 PLOT_HEIGHT: Final = 210
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 36
+LEFT, RIGHT, TOP, BOTTOM = 48, 14, 30, 36
 TICKS: Final = 5
 POINTS_MARKED: Final = 12
 
@@ -194,7 +193,7 @@ def _plot(
             ]
     foot = lower + BOTTOM - 3
     parts.append(
-        f'<text x="{LEFT}" y="{foot}" class="soft">{escape(labels[1])}</text>'
+        f'<text x="0" y="{upper - 12}" class="soft">{escape(labels[1])}</text>'
         f'<text x="{WIDTH - RIGHT}" y="{foot}" class="soft end">{escape(labels[0])}</text>'
     )
     return _svg(title, lower + BOTTOM + 4, parts)

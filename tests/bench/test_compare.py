@@ -1,15 +1,24 @@
 """`python -m bench compare`: what rounds add up to, what is refused, and one real short round."""
 
+import asyncio
+import concurrent.futures
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import numpy as np
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from bench.__main__ import OK, WRONG_USAGE, main
 from bench.compare_report import describe, detections_of, summarise, too_close
+from bench.errors import PeerError
+from bench.jpeg_peer import JpegPeer
 from bench.record import Record
 from bench.seen_boxes import Seen
+from bench.window import Window
 from tests.bench.making_records import run_report
 
 pytestmark = pytest.mark.loopback
@@ -85,6 +94,53 @@ def test_the_text_names_every_server_with_its_ratio() -> None:
     assert "Sightline" in text
     assert "4.00 (4.0-4.0)" in text
     assert "boxes of aiortc: real, 8 of 8" in text
+
+
+async def test_a_websocket_server_that_says_no_is_one_error() -> None:
+    async def hang_up(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.receive()
+        await socket.send_str('{"error": "invalid image"}')
+        return socket
+
+    application = web.Application()
+    application.router.add_get("/ws/stream", hang_up)
+    async with TestServer(application) as server, aiohttp.ClientSession() as http:
+        picture = np.zeros((96, 128, 3), np.uint8)
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            peer = JpegPeer("client 1", [picture], 30.0, 0.0, executor)
+            with pytest.raises(PeerError, match="invalid image"):
+                await peer.run(http, str(server.make_url("")))
+
+
+async def test_a_websocket_client_has_the_newest_picture_under_way_and_keeps_answers() -> None:
+    async def answer(request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        async for message in socket:
+            assert message.data[:2] == b"\xff\xd8"
+            await socket.send_str('{"detections": [{"box": [1, 2, 30, 40]}]}')
+        return socket
+
+    application = web.Application()
+    application.router.add_get("/ws/stream", answer)
+    async with TestServer(application) as server, aiohttp.ClientSession() as http:
+        picture = np.zeros((96, 128, 3), np.uint8)
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            peer = JpegPeer("client 1", [picture], 120.0, 0.5, executor)
+            peer.keeps_every = 1
+            call = asyncio.create_task(peer.run(http, str(server.make_url(""))))
+            await peer.wait_first_answer(15)
+            peer.stop.set()
+            await asyncio.wait_for(call, 15)
+    assert peer.kept[0].boxes == ((1.0, 2.0, 30.0, 40.0),)
+    assert not picture.any()
+    begin = peer.exchanges[0].taken_at_ns
+    report = peer.report(Window(begin, begin + 10**9))
+    assert report.returned >= 1
+    assert report.latency_ms is not None
+    assert report.latency_ms.p50 > 0
 
 
 @pytest.mark.parametrize(

@@ -72,3 +72,15 @@ def test_frame_numbers_beyond_sixteen_bits_are_recognised() -> None:
     marks: list[Mark | None] = [Mark(handed_at_ns[n] // 1000, n % 65_536) for n in numbers]
     eye, _ = look(handed_at_ns, marks)
     assert [r.number for r in eye.returned] == numbers
+
+
+def test_pictures_are_kept_to_be_looked_at_one_of_so_many() -> None:
+    handed_at_ns = [number * 1_000_000 for number in range(10)]
+    eye = Eye(handed_at_ns, lambda: None)
+    marks = [Mark(number * 1000, number) for number in range(10)]
+    eye.see(decoded(marks[0]))  # type: ignore[arg-type]
+    assert eye.kept == []
+    eye.keep(2, 4)
+    for mark in marks[1:]:
+        eye.see(decoded(mark))  # type: ignore[arg-type]
+    assert [kept.number for kept in eye.kept] == [1, 5]

@@ -10,6 +10,7 @@ from bench.environment import commit, machine, versions
 from bench.errors import UsageError
 from bench.record import Record, plain, utc_now
 from bench.statistics import Distribution
+from tests.bench.making_records import glass_record
 
 pytestmark = pytest.mark.unit
 
@@ -83,3 +84,11 @@ def test_the_machine_is_described_without_its_name() -> None:
     described = json.dumps([machine(), commit()])
     assert machine()["cpu"]
     assert platform.node() not in described or len(platform.node()) < 3
+
+
+def test_a_list_of_numbers_is_one_line_of_the_file(tmp_path: Path) -> None:
+    written = glass_record([10, 12])
+    text = written.write(tmp_path, "x").read_text()
+    assert Record.from_json(text) == Record.from_json(written.to_json())
+    (line,) = [line for line in text.splitlines() if '"quantiles_ms"' in line]
+    assert line.count(",") >= 100

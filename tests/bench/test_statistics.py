@@ -5,11 +5,14 @@ import pytest
 from bench.statistics import (
     Distribution,
     Freezes,
+    Second,
+    by_second,
     distribution,
     freezes,
     growth_per_minute,
     median,
     percentile,
+    quantiles,
     rate_per_s,
 )
 
@@ -89,3 +92,16 @@ def test_growth_table(at_s: list[float], values: list[float], expected: float) -
 )
 def test_rate_table(count: int, duration_s: float, expected: float) -> None:
     assert rate_per_s(count, duration_s) == expected
+
+
+def test_quantiles_are_the_shape_of_a_distribution() -> None:
+    found = quantiles([3.0, 1.0, 2.0])
+    assert len(found) == 101
+    assert (found[0], found[50], found[100]) == (1.0, 2.0, 3.0)
+    assert quantiles([]) == []
+
+
+def test_seconds_hold_what_began_in_them() -> None:
+    found = by_second([0.1, 0.9, 2.0, 0.5], [10.0, 30.0, 5.0, 20.0])
+    assert found == [Second(0, 3, 20.0, 29.0), Second(2, 1, 5.0, 5.0)]
+    assert by_second([], []) == []
