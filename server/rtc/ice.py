@@ -45,6 +45,10 @@ MAX_PAIRS = 256
 # The pace of connectivity checks, Ta of RFC 8445; aioice's own.
 CHECK_INTERVAL_S = 0.02
 
+# Media that comes from another of the peer's addresses, while its selected one was silent for so
+# long, tells that the peer has moved: behind a NAT that forgot it, or to another network.
+MOVED_AFTER_NS = 300_000_000
+
 CONSENT_FAILURES = 3
 # Two tries, 0.5 s and 1 s: an answer may take 1.5 s.
 CONSENT_RETRANSMISSIONS = 1
@@ -80,6 +84,9 @@ class IceConnection(Connection):
         self._validated: set[tuple[StunProtocol, _Address]] = set()
         self._stirred = asyncio.Event()
         """There may be something to check, or nothing more to come."""
+        self._selected_heard_at_ns = 0
+        self.moves = 0
+        """Times that the peer went on from another address."""
         self._end_signalled = False
         self._resolving: set[asyncio.Task[Any] | None] = set()
         self._mdns_opening: asyncio.Task[mdns.MDnsProtocol] | None = None
@@ -342,6 +349,31 @@ class IceConnection(Connection):
             return None
         return "foreign"
 
+    def heard_from(self, addr: _Address, protocol: StunProtocol) -> None:
+        """A datagram of the peer's own passed the filter; answer it where it is now.
+
+        Only an address that answered one of our own checks is followed.
+        """
+        selected = self._nominated.get(protocol.local_candidate.component)
+        if selected is None:
+            return
+        if selected.protocol is protocol and selected.remote_addr == addr:
+            self._selected_heard_at_ns = now_ns()
+            return
+        if now_ns() - self._selected_heard_at_ns < MOVED_AFTER_NS:
+            return
+        for pair in self._check_list:
+            if (
+                pair.protocol is protocol
+                and pair.remote_addr == addr
+                and pair.state == CandidatePair.State.SUCCEEDED
+            ):
+                self._nominated[pair.component] = pair
+                self._selected_heard_at_ns = now_ns()
+                self.moves += 1
+                logger.info("%r: the peer goes on from %s port %d", self, *addr)
+                return
+
     # The queue.
 
     def data_received(self, data: bytes, component: int) -> None:
@@ -437,6 +469,7 @@ class GuardedStunProtocol(StunProtocol):
         if not datagram or datagram[0] > 3:
             refused = connection.datagram_kind_refused(datagram, address, self)
             if refused is None:
+                connection.heard_from(address, self)
                 connection.data_received(datagram, self.local_candidate.component)
             else:
                 connection.rejections.count(refused)

@@ -46,6 +46,11 @@ async def test_pictures_pass_and_a_black_out_and_another_address_are_survived() 
             await call.flows()
             relay.rebind()
             await call.flows()
+            # What we send goes to the new address, too: the relay hears it there.
+            [connection] = near._connections()
+            await call.shows_until(lambda: connection.moves == 1)
+            left = relay.down.counters.entered
+            await call.shows_until(lambda: relay.down.counters.entered > left)
         finally:
             camera.stop()
             assert await near.close_within(DEADLINE_S) == ()

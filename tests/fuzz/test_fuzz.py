@@ -11,7 +11,7 @@ from tests.fuzz.targets import TARGETS
 
 pytestmark = pytest.mark.unit
 
-EXAMPLES = {"stun": 40, "configuration": 40}
+EXAMPLES = {"stun": 20, "configuration": 20}
 each_target = pytest.mark.parametrize("target", [*TARGETS])
 
 
@@ -44,14 +44,14 @@ def test_every_target_has_seeds_and_takes_them() -> None:
 
 @each_target
 def test_damaged_good_input_is_taken_or_refused(target: str) -> None:
-    for number in range(3 * EXAMPLES.get(target, 100)):
+    for number in range(3 * EXAMPLES.get(target, 60)):
         chance = random.Random(f"{target}/{number}")
         TARGETS[target](damaged(chance.choice(SEEDS[target]), chance))
 
 
 @each_target
 def test_any_bytes_are_taken_or_refused(target: str) -> None:
-    @settings(max_examples=EXAMPLES.get(target, 100), suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=EXAMPLES.get(target, 60), suppress_health_check=[HealthCheck.too_slow])
     @given(st.binary(max_size=2000) | st.text(max_size=500).map(str.encode))
     def fed(data: bytes) -> None:
         TARGETS[target](data)

@@ -116,9 +116,9 @@ class Stage:
         assert peer.answer is not None
         return Subject(peer, relay, self.server.registry.get(peer.answer.session))
 
-    async def settle(self, seconds: float = 1.5, warmup_s: float = 1.0) -> None:
+    async def settle(self, seconds: float = 1.0, warmup_s: float = 0.7) -> None:
         """Note what the witness sees from now on, with everything in place that shall be."""
-        # The first second is start-up: key frames, rates, caches.
+        # The first instants are start-up: key frames, rates, caches.
         await asyncio.sleep(warmup_s)
         self.baseline = await watch(self.witness, seconds)
 

@@ -76,7 +76,7 @@ async def test_a_detector_that_raises_costs_boxes_and_is_loaded_anew(matrix: Mat
             )
 
 
-@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("native", [pytest.param(False, marks=pytest.mark.long), True])
 async def test_a_detector_that_hangs_costs_boxes_and_gives_way(
     native: bool, matrix: Matrix
 ) -> None:
@@ -123,6 +123,7 @@ def late_ms(stage: Stage, begin_ns: int) -> float:
 
 
 @pytest.mark.parametrize("what", ["wraps", "jumps on", "jumps back"])
+@pytest.mark.long
 async def test_media_time_that_wraps_or_jumps_costs_nothing(what: str, matrix: Matrix) -> None:
     async with scene(matrix, seed=8) as stage:
         subject = await stage.call()
@@ -149,6 +150,7 @@ async def test_media_time_that_wraps_or_jumps_costs_nothing(what: str, matrix: M
         )
 
 
+@pytest.mark.long
 async def test_a_wall_clock_that_is_set_moves_nothing(
     matrix: Matrix, monkeypatch: pytest.MonkeyPatch
 ) -> None:

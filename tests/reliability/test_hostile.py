@@ -49,7 +49,7 @@ async def flood(stage: Stage, kind: str, per_s: int, seconds: float) -> int:
 
 
 @pytest.mark.parametrize(
-    ("per_s", "seconds"), [(2000, 0.7), pytest.param(10_000, 4.0, marks=pytest.mark.long)]
+    ("per_s", "seconds"), [(2000, 0.4), pytest.param(10_000, 4.0, marks=pytest.mark.long)]
 )
 async def test_a_stranger_s_flood_costs_the_witness_little(
     per_s: int, seconds: float, matrix: Matrix, caplog: pytest.LogCaptureFixture
@@ -131,7 +131,8 @@ def rtcp_fuzz(chance: random.Random, ssrc: int) -> Iterator[bytes]:
         yield bytes(packet)
 
 
-@pytest.mark.parametrize("count", [400, pytest.param(5000, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("count", [400, 5000])
 async def test_a_caller_that_sends_nonsense_harms_itself_only(count: int, matrix: Matrix) -> None:
     async with scene(matrix, seed=SEED) as stage:
         subject = await stage.call()
@@ -197,6 +198,7 @@ async def test_floods_of_requests_are_answered_within_bounds(matrix: Matrix) -> 
         )
 
 
+@pytest.mark.long
 async def test_hundreds_of_sources_in_one_call_are_bounded(matrix: Matrix) -> None:
     async with scene(matrix, seed=SEED) as stage:
         subject = await stage.call()
@@ -263,10 +265,11 @@ def damage_media(subject: Subject, share: float, chance: random.Random) -> None:
     ("codec", "seconds"),
     [
         ("VP8", 3.0),
-        pytest.param("H264", 15.0, marks=pytest.mark.long),
-        pytest.param("VP8", 15.0, marks=pytest.mark.long),
+        ("H264", 15.0),
+        ("VP8", 15.0),
     ],
 )
+@pytest.mark.long
 async def test_damaged_media_costs_its_own_call(codec: str, seconds: float, matrix: Matrix) -> None:
     async with scene(matrix, seed=SEED) as stage:
         subject = await stage.call(codec=codec)

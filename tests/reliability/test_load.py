@@ -37,7 +37,7 @@ async def half_open_offer() -> str:
 
 
 @pytest.mark.parametrize(
-    ("count", "connect_timeout_s"), [(60, 4.0), pytest.param(1000, 45.0, marks=pytest.mark.long)]
+    ("count", "connect_timeout_s"), [(60, 3.0), pytest.param(1000, 45.0, marks=pytest.mark.long)]
 )
 async def test_half_open_calls_cost_little_and_are_freed(
     count: int, connect_timeout_s: float, matrix: Matrix
@@ -88,6 +88,7 @@ def late_s() -> float:
     return 1.0
 
 
+@pytest.mark.long
 async def test_a_burst_of_offers_is_answered_or_refused_quickly(matrix: Matrix) -> None:
     limits = {**OPEN_GATES, "opens_per_s": 5.0, "open_burst": 5}
     settings = changed(limits=limits, session={"max_sessions": 12})
@@ -138,6 +139,7 @@ class SlowDetector(FakeDetector):
         return super().detect(pictures)
 
 
+@pytest.mark.long
 async def test_a_detector_at_half_its_speed_drops_pictures_and_queues_none(matrix: Matrix) -> None:
     # Two callers at 30/s want 60 pictures a second; it has time for 15.
     async with scene(matrix, detector=SlowDetector(1 / 15)) as stage:
@@ -159,6 +161,7 @@ async def test_a_detector_at_half_its_speed_drops_pictures_and_queues_none(matri
         )
 
 
+@pytest.mark.long
 async def test_nothing_holds_the_loop_up_while_calls_come_and_go(matrix: Matrix) -> None:
     async with scene(matrix) as stage:
         await stage.settle(0.5)
