@@ -196,7 +196,7 @@ class Registry:
                 "reason": "the server is stopping",
                 "after_ms": random.randint(0, int(1000 * min(timeout_s / 2, SPREAD_S))),
             }
-            member.tell(json.dumps(message))
+            member.announce(json.dumps(message))
         deadline_ns = now_ns() + s_to_ns(timeout_s)
         while (left_ns := deadline_ns - now_ns()) > 0 and (self._sessions or self._viewers):
             self._left.clear()

@@ -188,7 +188,7 @@ class Session:
         )
         return self._liveness.reason
 
-    def tell(self, text: str) -> None:
+    def announce(self, text: str) -> None:
         """Say something to the caller, if it listens."""
         self._channel.send_text(text)
 

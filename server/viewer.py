@@ -158,6 +158,11 @@ class Viewer:
     def tell(self, text: str) -> None:
         self._channel.send_text(text)
 
+    def announce(self, text: str) -> None:
+        """Say something to the viewer, on whichever channel it listens."""
+        for channel in (self._channel, self._clock_channel):
+            channel.send_text(text)
+
     def statistics(self) -> ViewerStatistics:
         return ViewerStatistics(
             session=self.id,

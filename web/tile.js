@@ -428,6 +428,8 @@ class Playback {
     const message = parsed(text);
     if (message?.type === 'pong') this.clock.add(message, performance.now());
     else if (message?.type === 'hello') this.names = Array.isArray(message.names) ? message.names : [];
+    // Whoever takes over expects us then; spread, so that not all come at once.
+    else if (message?.type === 'reconnect') setTimeout(() => this.#end('the server is stopping'), Number(message.after_ms) || 0);
     else this.#keep(message);
   }
 

@@ -271,3 +271,18 @@ async def test_pictures_that_are_only_passed_on_are_in_the_stage_times() -> None
         assert min(stages["total"]["count"], stages["infer"]["count"]) >= 5
         assert stages["encode"]["count"] == 0
         assert stages["own"]["p50"] >= 0
+
+
+async def test_viewers_too_are_sent_elsewhere_when_the_server_drains() -> None:
+    async with streaming() as server, sending(server, "cam"):
+        await passes_on(server)
+        async with watching(server, "cam", channel=True) as watcher:
+            await watcher.message("type")
+            draining = asyncio.create_task(server.registry.drain(DEADLINE_S))
+            told = await watcher.message("after_ms")
+            assert told["type"] == "reconnect"
+            reply, _ = await post(server, "/whep/cam", VIEWER)
+            assert reply.status == 503
+        await until(lambda: not server.registry.statistics().viewers)
+        assert not draining.done(), "the publisher is still here"
+    await draining
