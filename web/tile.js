@@ -54,6 +54,9 @@ const RUNG_AGAIN_MS = 20_000;
 const MESSAGES_KEPT = 64;
 /** Boxes may come this much after their picture; it waits for them in view `data`. */
 const LONGEST_WAIT_MS = 160;
+/** A picture that nobody looked for objects in shows the boxes of the one before, paler, so long. */
+const HELD_MS = 300;
+const HELD_ALPHA = 0.45;
 
 /** As the server draws them. */
 const HUES = [
@@ -637,7 +640,9 @@ export class SightlineTile extends HTMLElement {
   /** How late messages come after their pictures, in view `data`. @type {number[]} */ #lateness = [];
   #delayMs = 0;
   /** The picture on the screen. @type {{rtp: number, atMs: number}|null} */ #shown = null;
-  #drawn = { hits: 0, misses: 0 };
+  #drawn = { hits: 0, late: 0, alone: 0 };
+  /** Pictures that are gone without boxes of their own, newest last. @type {number[]} */ #alone = [];
+  /** Boxes that were on a picture last. @type {FrameMessage|null} */ #held = null;
   #fallsBack = false;
 
   #sizes = new ResizeObserver((entries) => {
@@ -701,7 +706,8 @@ export class SightlineTile extends HTMLElement {
     };
   }
 
-  /** In view `data`: pictures shown with their own boxes, and without. */
+  /** In view `data`: pictures shown with their own boxes, those whose boxes came too late, and
+   * those that have none because the detector left them out. */
   get pairing() {
     return { ...this.#drawn, delayMs: this.#delayMs };
   }
@@ -1122,6 +1128,7 @@ export class SightlineTile extends HTMLElement {
     this.#counted = null;
     this.#asked = false;
     this.#shown = null;
+    this.#held = null;
     this.#lateness = [];
     this.#canvas.getContext('2d')?.clearRect(0, 0, this.#canvas.width, this.#canvas.height);
     this.#showAge();
@@ -1152,7 +1159,11 @@ export class SightlineTile extends HTMLElement {
   /** @param {Playback} playback @param {number} rtp */
   #pictureShown(playback, rtp) {
     const before = this.#shown;
-    if (before && !playback.messageOf(before.rtp)) this.#drawn.misses += 1;
+    if (before && !playback.messageOf(before.rtp)) {
+      this.#drawn.alone += 1;
+      this.#alone.push(before.rtp);
+      if (this.#alone.length > MESSAGES_KEPT) this.#alone.shift();
+    }
     this.#shown = { rtp, atMs: performance.now() };
     const message = this.#draw(rtp);
     if (!message) return;
@@ -1168,6 +1179,12 @@ export class SightlineTile extends HTMLElement {
     if (!shown || !playback) return;
     const behind = ticksBetween(shown.rtp, message.rtp_timestamp) / RTP_PER_MS;
     if (behind < 0) return; // in time: its picture is still to come
+    const at = this.#alone.indexOf(message.rtp_timestamp);
+    if (at >= 0) {
+      this.#alone.splice(at, 1);
+      this.#drawn.alone -= 1;
+      this.#drawn.late += 1;
+    }
     const lateMs = behind + performance.now() - shown.atMs;
     this.#noteLateness(lateMs);
     if (behind === 0) {
@@ -1183,9 +1200,9 @@ export class SightlineTile extends HTMLElement {
     if (lateMs > 0 && this.#delayMs < LONGEST_WAIT_MS) {
       this.#setDelay(Math.min(LONGEST_WAIT_MS, this.#delayMs + Math.max(8, Math.min(lateMs, 40))));
     }
-    if (this.#lateness.length < 300) return;
+    if (this.#lateness.length < 200) return;
     // A quiet while: come nearer again, a little at a time.
-    if (this.#lateness.every((ms) => ms === 0)) this.#setDelay(Math.max(0, this.#delayMs - 4));
+    if (this.#lateness.every((ms) => ms === 0)) this.#setDelay(Math.max(0, this.#delayMs - 6));
     this.#lateness = [];
   }
 
@@ -1212,7 +1229,8 @@ export class SightlineTile extends HTMLElement {
     });
   }
 
-  /** The boxes of exactly this picture, or none. @param {number} rtp */
+  /** The boxes of exactly this picture, if they are known; those of the one before paler.
+   * @param {number} rtp @returns {FrameMessage|null} its own */
   #draw(rtp) {
     const playback = this.#playback;
     const canvas = this.#canvas;
@@ -1225,14 +1243,24 @@ export class SightlineTile extends HTMLElement {
       canvas.width = width;
       canvas.height = height;
     } else context.clearRect(0, 0, width, height);
-    const message = playback.messageOf(rtp);
+    const own = playback.messageOf(rtp);
+    if (own) this.#held = own;
+    const message = own ?? this.#heldFor(rtp);
     if (message && this.#drawsBoxes) {
       const { videoWidth, videoHeight } = playback.video;
       const fit = Math.min(width / (videoWidth || 1), height / (videoHeight || 1));
       const [w, h] = [videoWidth * fit, videoHeight * fit];
+      context.globalAlpha = own ? 1 : HELD_ALPHA;
       paint(context, message, playback.names, [(width - w) / 2, (height - h) / 2, w, h], scale);
+      context.globalAlpha = 1;
     }
-    return message;
+    return own;
+  }
+
+  /** @param {number} rtp */
+  #heldFor(rtp) {
+    const sinceMs = this.#held ? ticksBetween(rtp, this.#held.rtp_timestamp) / RTP_PER_MS : Infinity;
+    return sinceMs >= 0 && sinceMs <= HELD_MS ? this.#held : null;
   }
 
   // --- the screen ---
@@ -1245,7 +1273,10 @@ export class SightlineTile extends HTMLElement {
     if (state === 'live') this.#root.querySelector('.still')?.remove();
     const picture = Boolean(this.#playback || this.#root.querySelector('.still'));
     this.#frame.classList.toggle('shows-picture', picture);
-    const titles = { idle: title, connecting: picture ? '' : 'Connecting', live: '', waiting: title, paused: picture ? '' : 'Paused', refused: title };
+    // The next of many tries is no news: what is wrong stays written.
+    const again = state === 'connecting' && before === 'waiting';
+    if (again) [title, why] = [this.#title.textContent ?? '', this.#why.textContent ?? ''];
+    const titles = { idle: title, connecting: again ? title : picture ? '' : 'Connecting', live: '', waiting: title, paused: picture ? '' : 'Paused', refused: title };
     this.#title.textContent = titles[state];
     this.#why.textContent = why;
     this.#note.hidden = !titles[state] && state !== 'connecting';
