@@ -46,6 +46,8 @@ class SnapshotCollector(Collector):
         yield from _audience(now)
         yield from _mqtt(now)
         yield from _webhooks(now)
+        yield from _journal(now)
+        yield from _clips(now)
 
 
 class MetricsPage:
@@ -407,6 +409,34 @@ def _webhooks(now: ServerStatistics) -> Iterable[Metric]:
             posts.add_metric([target, result], getattr(webhook, result))
         waiting.add_metric([target], webhook.waiting)
     yield from (posts, waiting)
+
+
+def _journal(now: ServerStatistics) -> Iterable[Metric]:
+    journal = now.journal
+    yield _gauge("sightline_store_away", "1 while events wait for it", journal.state == "away")
+    yield _gauge("sightline_events_waiting", "Events not on the disk yet", journal.waiting)
+    yield _counter("sightline_events_written", "Events on the disk", journal.written)
+    yield _counter("sightline_events_lost", "Events that were neither kept nor told", journal.lost)
+    yield _counter(
+        "sightline_event_pictures_lost", "Events without their picture", journal.pictures_lost
+    )
+    yield _histogram(
+        "sightline_event_write_seconds",
+        "From the picture of an event to the disk",
+        [({}, journal.write_ms)],
+    )
+
+
+def _clips(now: ServerStatistics) -> Iterable[Metric]:
+    clips = now.clips
+    yield _gauge(
+        "sightline_recording_stopped", "1 while the disk refuses", clips.state == "stopped"
+    )
+    yield _gauge("sightline_recording_streams", "Streams that are recorded", clips.recording)
+    yield _gauge("sightline_recording_memory_bytes", "Pictures not in a file", clips.memory_bytes)
+    yield _counter("sightline_clips_written", "Clips kept", clips.written)
+    yield _counter("sightline_clips_lost", "Clips not kept", clips.lost)
+    yield _counter("sightline_clips_cut", "Clips that ended early for want of memory", clips.cut)
 
 
 def _by_label(name: str, text: str, label: str, counts: Mapping[str, float]) -> Metric:

@@ -76,6 +76,11 @@ async def test_from_the_picture_to_the_acknowledged_event(tmp_path: Path) -> Non
         assert (await ask(server, "POST", path + "/acknowledge"))[1] == seen
         left = (await ask(server, "GET", "/api/events?acknowledged=false"))[1]["events"]
         assert [event["kind"] for event in left] == ["appear"]
+        text = (await ask(server, "GET", "/metrics"))[1].decode()
+        assert "sightline_events_written_total 4.0" in text
+        assert "sightline_event_write_seconds_count 4.0" in text
+        assert "sightline_store_away 0.0" in text
+        assert "sightline_recording_stopped 0.0" in text
         journal = (await server.stats())["journal"]
         assert (journal["state"], journal["written"], journal["lost"]) == ("ready", 4, 0)
     async with remembering(tmp_path) as server:
