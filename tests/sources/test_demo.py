@@ -47,6 +47,7 @@ async def test_it_is_there_and_costs_nothing_until_somebody_watches() -> None:
         assert (body["viewers"], body["pull"]["state"]) == (0, "idle")
 
 
+@pytest.mark.long
 async def test_it_begins_again_without_showing_what_was_last() -> None:
     async with serving(None, on()) as server:
         for _ in range(2):

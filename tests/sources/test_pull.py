@@ -118,6 +118,7 @@ async def test_a_camera_that_vanishes_comes_back_under_the_eyes_of_its_viewer() 
             await opened.__aexit__(None, None, None)
 
 
+@pytest.mark.long
 async def test_a_camera_that_falls_silent_is_asked_again() -> None:
     want_camera()
     async with (
@@ -246,6 +247,7 @@ async def test_sources_of_the_settings_are_there_and_a_bad_one_stops_no_other(
     assert "secret-word" not in caplog.text
 
 
+@pytest.mark.long
 async def test_a_codec_that_needs_the_parser_is_opened_again_with_it() -> None:
     want_camera()
     async with camera(codec="mjpeg", fps="15") as cam, fetching() as server:

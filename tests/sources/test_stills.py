@@ -180,6 +180,7 @@ async def test_a_slow_reader_misses_pictures_and_holds_up_nobody() -> None:
                 assert decoded(first).shape == (240, 320, 3)
 
 
+@pytest.mark.long
 async def test_who_takes_nothing_is_let_go() -> None:
     settings = changed(
         outlets={"listener_timeout_s": 0.5},
@@ -210,6 +211,7 @@ async def test_readers_end_with_the_stream() -> None:
                 await reply.content.read()
 
 
+@pytest.mark.long
 async def test_a_stream_that_fell_silent_is_marked_and_readers_stay() -> None:
     async with streaming() as server:
         async with sending(server, "yard"):
