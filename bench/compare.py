@@ -23,6 +23,7 @@ import numpy as np
 
 from bench.clip import MAX_BYTES, Clip, load_clip
 from bench.command import (
+    NOT_MEASURED,
     OK,
     OVER_BUDGET,
     publish,
@@ -397,6 +398,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="one more argument of Sightline; repeatable",
     )
     add("--within", type=float, metavar="S", help="begin no round that would end after so long")
+    add("--prepare", action="store_true", help="only make the environments, and measure nothing")
     add("--no-floor", action="store_true", help="without the floor")
     add("--pictures", type=Path, metavar="DIR", help="a returned picture of each server goes here")
     add(
@@ -436,6 +438,10 @@ def run(options: argparse.Namespace) -> int:
         within_s=options.within,
         pictures=options.pictures,
     )
+    if options.prepare:
+        made, failures = run_async(_environments(settings, show_progress))
+        print(f"environments: {', '.join(made)}" + "".join(f"; no {name}" for name in failures))
+        return NOT_MEASURED if failures else OK
     make_record = record_begun("compare")
     measured = run_async(compare(settings, show_progress))
     summary = summarise(measured)

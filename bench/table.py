@@ -105,7 +105,9 @@ def tables(records: Sequence[Record]) -> str:
 
 def markdown(head: Row, rows: Sequence[Row]) -> str:
     lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+    return "\n".join(
+        "".join(f"| {cell} " if cell else "| " for cell in line) + "|" for line in lines
+    )
 
 
 def _delays(record: Record) -> Iterator[Row]:

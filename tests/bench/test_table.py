@@ -98,6 +98,7 @@ def test_tables_are_printed_from_single_and_joined_records(
 
 def test_an_empty_first_heading_is_good_markdown() -> None:
     assert markdown(("", "a"), [("x", "")]).splitlines() == ["| | a |", "| --- | --- |", "| x | |"]
+    assert markdown(("a", "b", "c"), [("x", "", "")]).splitlines()[-1] == "| x | | |"
 
 
 def test_what_is_no_record_is_refused_in_one_line(
