@@ -34,13 +34,16 @@ def choose_store(settings: Settings) -> StoreChoice:
     wish = settings.store.store.strip()
     if wish == OFF:
         return StoreChoice(None, False)
+    # It tells of its plug-ins when imported, and of every step.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         from server.store.database import parse_url
         from server.store.store import Store
     except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
         if wish != AUTO:
-            raise SettingsError(f"store: {error.name} is not installed: {WANTED}") from None
-        logger.info("Events are told and not stored: %s is not installed: %s", error.name, WANTED)
+            raise SettingsError(f"store: {missing} is not installed: {WANTED}") from None
+        logger.info("Events are told and not stored: %s is not installed: %s", missing, WANTED)
         return StoreChoice(None, False)
     eager = True
     if wish == AUTO:
