@@ -21,17 +21,17 @@ from bench.errors import ServerError, UsageError
 from bench.options import add_output
 from bench.record import plain
 from bench.statistics import Distribution, distribution
+from server.analysis.events import KINDS, Entry, Event, Search, new_event_id
+from server.analysis.masks import Cover
+from server.analysis.scene import Happening, Scene
+from server.analysis.tracking import Tracker
+from server.analysis.zones import Layout, parse_layout
 from server.clock import NS_PER_S, now_ns, ns_to_ms, unix_ms
 from server.detections import Detections
 from server.errors import SightlineError
-from server.events import KINDS, Entry, Event, Search, new_event_id
 from server.frame import Frame, Stamps
-from server.journal import Journal
-from server.masks import Cover
-from server.scene import Happening, Scene
+from server.history.journal import Journal
 from server.settings import StoreSettings
-from server.tracking import Tracker
-from server.zones import Layout, parse_layout
 
 SIZE_WH: Final = (640, 480)
 INTERVAL_NS: Final = NS_PER_S // 15
@@ -98,8 +98,8 @@ def run(options: argparse.Namespace) -> int:
 
 async def measure(options: argparse.Namespace, url: str) -> AnalysisReport:
     """Raises `SightlineError` for a database that cannot be used."""
-    from server.store.database import parse_url
-    from server.store.store import Store
+    from server.history.store.database import parse_url
+    from server.history.store.store import Store
 
     store = Store(parse_url(url), "bench:0")
     await store.open()

@@ -12,61 +12,61 @@ from typing import Any
 from aiohttp import web
 
 from server import __version__
-from server.access_api import access_routes
-from server.analyst import Analyst
-from server.audience import Audience
-from server.auth import Authority
-from server.bulletin import EVENTS, Bulletin
+from server.access.auth import Authority
+from server.access.holdings import Holdings
+from server.access.limits import CpuMeter, Limits, Load
+from server.access.turn import ice_credentials, ice_servers_json
+from server.analysis.analyst import Analyst
+from server.analysis.scenes import Scenes
 from server.call_options import CallOptions
-from server.clips import ClipRecorder
-from server.clips_api import ClipsApi
 from server.clock import now_ns
 from server.desk import Desk
-from server.detect_api import DetectApi
 from server.detector.load import load_detector
 from server.detector.trial import try_apart
 from server.detector_watch import DetectorWatch
+from server.edge.access_api import access_routes
+from server.edge.clips_api import ClipsApi
+from server.edge.detect_api import DetectApi
+from server.edge.event_api import EventApi
+from server.edge.gate import Gate, hold, principal_of
+from server.edge.gateway import Gateway, link_header
+from server.edge.history_api import HistoryApi
+from server.edge.openapi import openapi_routes
+from server.edge.pages import Pages, embed_policy
+from server.edge.picture_socket import Sockets
+from server.edge.signaling import Signaling, refuse_honestly
+from server.edge.stills_api import StillsApi
+from server.edge.streams_api import StreamsApi
+from server.edge.zones_api import ZonesApi
 from server.errors import NotFoundError
-from server.event_api import EventApi
 from server.feed import Feed
-from server.gate import Gate, hold, principal_of
-from server.gateway import Gateway, link_header
-from server.history_api import HistoryApi
-from server.holdings import Holdings
+from server.history.clips import ClipRecorder
+from server.history.journal import Journal
+from server.history.storing import choose_store
 from server.hub import Hub, SentShot
 from server.inference import Detector, InferenceWorker
-from server.journal import Journal
-from server.limits import CpuMeter, Limits, Load
 from server.metrics import MetricsPage
 from server.model_change import ModelChanger, model_folders
 from server.model_registry import chosen_model
-from server.mqtt import MqttOutlet
-from server.openapi import openapi_routes
-from server.pages import Pages, embed_policy
-from server.picture_socket import Sockets
+from server.outlets.audience import Audience
+from server.outlets.bulletin import EVENTS, Bulletin
+from server.outlets.mqtt import MqttOutlet
+from server.outlets.webhooks import Webhooks
 from server.pull.pulls import Pulls
 from server.registry import Registry
 from server.rtc.encoders.probe import choose_h264
 from server.rtc.fanout_sender import PictureSource
 from server.rtc.options import IceServer, RtcOptions
 from server.rtc.peer import PeerConnection
-from server.scenes import Scenes
 from server.session import Session
 from server.settings import RTC_SWITCHES, DetectorSettings, RtcSettings, Settings
 from server.shot import Shot
-from server.signaling import Signaling, refuse_honestly
 from server.state_files import state_folder
 from server.status import Status, model_json
-from server.stills_api import StillsApi
-from server.storing import choose_store
 from server.streams import ANNOTATED, Publication, Stream, Streams
-from server.streams_api import StreamsApi
 from server.telemetry import FrameTelemetry, LoopLagSampler
 from server.tracing import make_tracer
-from server.turn import ice_credentials, ice_servers_json
 from server.viewer import Viewer
-from server.webhooks import Webhooks
-from server.zones_api import ZonesApi
 
 logger = logging.getLogger(__name__)
 

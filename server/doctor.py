@@ -11,7 +11,8 @@ from importlib import metadata
 from typing import Any
 
 from server import __version__
-from server.auth import is_required
+from server.access.auth import is_required
+from server.access.tls import is_on
 from server.detections import EngineReport
 from server.detector.load import load_detector
 from server.detector.trial import try_apart
@@ -19,7 +20,6 @@ from server.errors import SightlineError
 from server.rtc.addresses import media_addresses
 from server.rtc.encoders.probe import choose_h264
 from server.settings import Settings
-from server.tls import is_on
 
 PACKAGES = ("aiortc", "aioice", "av", "aiohttp", "numpy", "opencv-python-headless", "uvloop")
 RUNTIMES = ("onnxruntime-openvino", "onnxruntime-gpu", "onnxruntime")

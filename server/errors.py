@@ -1,4 +1,4 @@
-"""The error tree. `signaling.py` maps it to HTTP in one function.
+"""The error tree. `edge/signaling.py` maps it to HTTP in one function.
 
 SightlineError
  +- SettingsError          a setting is unknown, of the wrong type or out of range  (start-up)

@@ -34,7 +34,7 @@ class Inference(Protocol):
 
 
 class Analyst(Protocol):
-    """What looks at a feed's pictures and boxes on their way (`analyst.py`)."""
+    """What looks at a feed's pictures and boxes on their way (`analysis/analyst.py`)."""
 
     @property
     def covers(self) -> bool:

@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from server import __version__
-from server.audience import Audience, AudienceStatistics
-from server.bulletin import Bulletin, BulletinStatistics
-from server.clips import ClipRecorder, ClipStatistics
 from server.clock import NS_PER_S, now_ns, unix_ms
 from server.desk import Desk, DeskStatistics
+from server.history.clips import ClipRecorder, ClipStatistics
+from server.history.journal import Journal, JournalStatistics
 from server.inference import InferenceStatistics
-from server.journal import Journal, JournalStatistics
-from server.mqtt import MqttOutlet, MqttStatistics
+from server.outlets.audience import Audience, AudienceStatistics
+from server.outlets.bulletin import Bulletin, BulletinStatistics
+from server.outlets.mqtt import MqttOutlet, MqttStatistics
+from server.outlets.webhooks import Webhooks, WebhookStatistics
 from server.pull.pulls import Pulls, PullStatistics
 from server.registry import RegistryStatistics
 from server.session import SessionStatistics
 from server.telemetry import FrameTelemetry, LoopLagSampler, Summary
-from server.webhooks import Webhooks, WebhookStatistics
 
 
 class HasInferenceStatistics(Protocol):

@@ -13,15 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from server.bulletin import (
-    DETECTIONS,
-    ENDED,
-    LIVE,
-    NO_SIGNAL,
-    STATUS,
-    WAITING,
-    Bulletin,
-)
 from server.call_options import CallOptions
 from server.clock import NS_PER_S, now_ns, unix_ms
 from server.detections import Detections
@@ -35,6 +26,15 @@ from server.errors import (
 from server.frame import Frame, Stamps
 from server.hub import EncodingStatistics, Hub, SentShot
 from server.messages import frame_message
+from server.outlets.bulletin import (
+    DETECTIONS,
+    ENDED,
+    LIVE,
+    NO_SIGNAL,
+    STATUS,
+    WAITING,
+    Bulletin,
+)
 from server.rtc.assembly import EncodedFrame
 from server.rtc.relay import Relay, RelayStatistics
 from server.settings import StreamSettings

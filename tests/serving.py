@@ -21,10 +21,10 @@ from aiortc import (
 from aiortc.mediastreams import MediaStreamError
 
 from server.app import BULLETIN, INFERENCE, JOURNAL, RECORDER, SIGNALING, load_for_cameras, make_app
-from server.bulletin import Bulletin
-from server.clips import ClipRecorder
+from server.history.clips import ClipRecorder
+from server.history.journal import Journal
 from server.inference import Detector, InferenceWorker
-from server.journal import Journal
+from server.outlets.bulletin import Bulletin
 from server.registry import Registry
 from server.settings import DetectorSettings, Settings
 from tests.fakes import grey_video_frame

@@ -4,10 +4,10 @@ import dataclasses
 import itertools
 from typing import Any
 
+from server.analysis.events import Event, new_event_id
+from server.analysis.scene import Happening
 from server.clock import now_ns, unix_ms
-from server.events import Event, new_event_id
 from server.frame import Frame, Stamps
-from server.scene import Happening
 from tests.fakes import grey_video_frame
 
 NUMBERS = itertools.count(1)

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.clock import unix_ms
-from server.journal import Journal
+from server.history.journal import Journal
+from server.history.store.database import parse_url
+from server.history.store.store import Store
 from server.settings import StoreSettings
-from server.store.database import parse_url
-from server.store.store import Store
 from tests.analysis.happenings import begins
 
 

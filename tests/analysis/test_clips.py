@@ -14,12 +14,12 @@ from typing import Any
 import av
 import pytest
 
-from server.clips import ClipRecorder
+from server.analysis.events import Clip, new_event_id
 from server.clock import NS_PER_S, now_ns, unix_ms
 from server.errors import UnprocessableError
-from server.events import Clip, new_event_id
-from server.mp4 import make_movie
-from server.reel import OpenClip, Reel
+from server.history.clips import ClipRecorder
+from server.history.mp4 import make_movie
+from server.history.reel import OpenClip, Reel
 from server.settings import ClipSettings
 from tests.analysis.films import Camera
 from tests.analysis.happenings import begins, ends

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bench.browsers.driver import Browser, open_page
-from server.events import Clip
-from server.mp4 import make_movie
+from server.analysis.events import Clip
+from server.history.mp4 import make_movie
 from tests.analysis.films import Camera
 from tests.fakes import FakeDetector
 from tests.serving import changed, serving, until

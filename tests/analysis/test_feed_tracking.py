@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from server.analyst import Analyst
+from server.analysis.analyst import Analyst
 from server.call_options import CallOptions
 from server.clock import NS_PER_MS, NS_PER_S
 from server.detections import Detections

@@ -10,8 +10,8 @@ from typing import Any
 import av
 import pytest
 
+from server.analysis.scene import Happening
 from server.app import JOURNAL
-from server.scene import Happening
 from tests.analysis.happenings import begins
 from tests.fakes import FakeDetector
 from tests.gate.guarded import ADMIN, FRONT, PUBLISHER, Guarded, guarded, guarded_settings

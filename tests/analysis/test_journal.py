@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from server import journal as journal_module
+from server.analysis.events import Entry, Search
 from server.errors import StoreRefusedError, UnavailableError
-from server.events import Entry, Search
-from server.journal import ENTRIES_AT_MOST, PICTURES_AT_MOST, EventStore, Journal
+from server.history import journal as journal_module
+from server.history.journal import ENTRIES_AT_MOST, PICTURES_AT_MOST, EventStore, Journal
+from server.history.store.database import parse_url
+from server.history.store.store import Store
 from server.settings import StoreSettings
-from server.store.database import parse_url
-from server.store.store import Store
 from tests.analysis.databases import Postgres
 from tests.analysis.happenings import begins, ends
 from tests.serving import DEADLINE_S, until

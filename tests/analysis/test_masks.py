@@ -4,11 +4,11 @@ import av
 import numpy as np
 import pytest
 
-from server.analyst import Analyst
-from server.masks import Cover
+from server.analysis.analyst import Analyst
+from server.analysis.masks import Cover
+from server.analysis.scene import Scene
+from server.analysis.zones import Layout, parse_layout
 from server.pixels import plane_views
-from server.scene import Scene
-from server.zones import Layout, parse_layout
 
 pytestmark = pytest.mark.unit
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from server.analysis.scene import PLACES_AT_MOST, STAYS_AT_MOST, Happening, Scene
+from server.analysis.zones import Layout, parse_layout
 from server.clock import NS_PER_MS, NS_PER_S
 from server.detections import Detections
 from server.frame import Frame, Stamps
-from server.scene import PLACES_AT_MOST, STAYS_AT_MOST, Happening, Scene
-from server.zones import Layout, parse_layout
 from tests.fakes import grey_video_frame
 
 pytestmark = pytest.mark.unit

@@ -14,11 +14,11 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, select, text
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 
+from server.analysis.events import Clip, Entry, Event, Search, new_event_id
 from server.errors import SettingsError, StoreRefusedError, UnavailableError
-from server.events import Clip, Entry, Event, Search, new_event_id
-from server.store.database import make_engine, parse_url, upgrade
-from server.store.schema import EVENTS, METADATA
-from server.store.store import ROW_BYTES, Store, _filtered
+from server.history.store.database import make_engine, parse_url, upgrade
+from server.history.store.schema import EVENTS, METADATA
+from server.history.store.store import ROW_BYTES, Store, _filtered
 
 pytestmark = pytest.mark.loopback
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import SettingsError
-from server.storing import choose_store
+from server.history.storing import choose_store
 from tests.serving import changed
 
 pytestmark = pytest.mark.unit
@@ -17,7 +17,7 @@ WITHOUT = """
 import sys
 sys.modules["sqlalchemy"] = None
 from server.errors import SettingsError
-from server.storing import choose_store
+from server.history.storing import choose_store
 from tests.serving import changed
 assert choose_store(changed()).make is None
 try:

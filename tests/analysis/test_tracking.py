@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from server.analysis.tracking import TRACKS_AT_MOST, Tracker
 from server.clock import NS_PER_S
 from server.detections import Detections
-from server.tracking import TRACKS_AT_MOST, Tracker
 
 pytestmark = pytest.mark.unit
 

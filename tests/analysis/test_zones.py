@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.analysis.zones import POLYGON_POINTS, SHAPES_AT_MOST, Layout, parse_layout
 from server.errors import UnprocessableError
-from server.zones import POLYGON_POINTS, SHAPES_AT_MOST, Layout, parse_layout
 
 pytestmark = pytest.mark.unit
 

@@ -8,10 +8,10 @@ from typing import Any
 import jwt
 from aiohttp import ClientSession, web
 
+from server.access.auth import AUDIENCE, TOKEN_TYPE
 from server.app import SIGNALING, make_app
-from server.auth import AUDIENCE, TOKEN_TYPE
 from server.clock import unix_ms
-from server.gate import GATE, Gate, make_runner
+from server.edge.gate import GATE, Gate, make_runner
 from server.registry import Registry
 from server.settings import Settings
 from tests.fakes import FakeDetector

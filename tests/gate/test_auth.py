@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.auth import (
+from server.access.auth import (
     ANYONE,
     NAME,
     SCOPES,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.callers import Caller, Callers
+from server.access.callers import Caller, Callers
 from server.errors import ForbiddenError, SettingsError
 from server.settings import AuthSettings
 

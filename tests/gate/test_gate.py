@@ -9,13 +9,13 @@ import pytest
 from aiohttp import web
 from aiortc import RTCSessionDescription
 
-from server.auth import SCOPES, Authority
-from server.gate import GATE, RULES, Gate, Rule, principal_of
-from server.holdings import Holdings
-from server.limits import Limits, Load
+from server.access.auth import SCOPES, Authority
+from server.access.holdings import Holdings
+from server.access.limits import Limits, Load
+from server.access.turn import turn_credentials
+from server.edge.gate import GATE, RULES, Gate, Rule, principal_of
+from server.edge.signaling import refuse_honestly
 from server.settings import LimitSettings
-from server.signaling import refuse_honestly
-from server.turn import turn_credentials
 from tests.gate.guarded import (
     ADMIN,
     FRONT,

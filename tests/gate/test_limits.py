@@ -2,9 +2,9 @@
 
 import pytest
 
+from server.access.limits import CALLERS_AT_MOST, Buckets, CpuMeter, Limits, Load
 from server.clock import NS_PER_S
 from server.errors import TooManyError, UnavailableError
-from server.limits import CALLERS_AT_MOST, Buckets, CpuMeter, Limits, Load
 from server.settings import LimitSettings
 
 pytestmark = pytest.mark.unit

@@ -8,9 +8,9 @@ import pytest
 from aiohttp import web
 from jsonschema import Draft202012Validator
 
-from server.api_facts import FACTS
-from server.gate import RULES
-from server.openapi import PATH, described, make_document
+from server.edge.api_facts import FACTS
+from server.edge.gate import RULES
+from server.edge.openapi import PATH, described, make_document
 from tests.gate.guarded import ADMIN, Guarded, guarded, guarded_settings
 from tests.gateway.offers import FFMPEG, VIEWER
 from tests.serving import Caller
@@ -42,8 +42,8 @@ async def test_every_route_has_its_entry_and_every_entry_a_route() -> None:
         }
         document = await read_document(server)
     missing, stale = routes - set(FACTS), set(FACTS) - routes
-    assert not missing, f"add an entry to FACTS in server/api_facts.py for {sorted(missing)}"
-    assert not stale, f"FACTS in server/api_facts.py still names {sorted(stale)}"
+    assert not missing, f"add an entry to FACTS in server/edge/api_facts.py for {sorted(missing)}"
+    assert not stale, f"FACTS in server/edge/api_facts.py still names {sorted(stale)}"
     in_document = {
         (method.upper(), path)
         for path, operations in document["paths"].items()

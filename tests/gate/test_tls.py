@@ -11,11 +11,11 @@ import pytest
 from aiohttp import ClientSession, Fingerprint, web
 
 from server import healthcheck
+from server.access.tls import Tls, is_on, make_tls, self_signed_pem
 from server.app import make_app
+from server.edge.gate import make_runner
 from server.errors import SettingsError
-from server.gate import make_runner
 from server.settings import Settings
-from server.tls import Tls, is_on, make_tls, self_signed_pem
 from tests.serving import changed
 
 pytestmark = pytest.mark.loopback

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 
-from server.gateway import FRAGMENT, SDP, link_header
+from server.edge.gateway import FRAGMENT, SDP, link_header
 from server.sdp_rules import publish_offer, view_offer
 from tests.gateway.offers import FFMPEG, OBS, TRANSPORT, VIEWER
 from tests.gateway.watching import sending, streaming

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from server.bulletin import (
+from server.outlets.bulletin import (
     DETECTIONS,
     ENDED,
     EVENTS,

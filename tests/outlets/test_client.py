@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import sightline.client
-from server.bulletin import EVENTS
+from server.outlets.bulletin import EVENTS
 from sightline.client import Notice, ServerError, Sightline
 from tests.doors.files import jpeg
 from tests.fakes import FakeDetector

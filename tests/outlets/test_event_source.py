@@ -3,7 +3,7 @@
 import pytest
 
 from bench.browsers.driver import Browser, Page, open_page
-from server.bulletin import EVENTS
+from server.outlets.bulletin import EVENTS
 from tests.outlets.cutting import cutting
 from tests.serving import serving, until
 

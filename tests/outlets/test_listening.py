@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession, TCPConnector, WSMsgType, WSServerHandshakeError
 
 from server.app import BULLETIN
-from server.bulletin import DETECTIONS, EVENTS, STATUS
+from server.outlets.bulletin import DETECTIONS, EVENTS, STATUS
 from server.settings import Settings
 from tests.fakes import FakeDetector
 from tests.gate.guarded import ADMIN, FRONT, guarded

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from server.bulletin import DETECTIONS, EVENTS, STATUS, WAITING_AT_MOST, Bulletin
+from server.access.tls import self_signed_pem
 from server.errors import SettingsError
-from server.mqtt import MqttOutlet, Snapshot
+from server.outlets.bulletin import DETECTIONS, EVENTS, STATUS, WAITING_AT_MOST, Bulletin
+from server.outlets.mqtt import MqttOutlet, Snapshot
 from server.settings import MqttSettings
-from server.tls import self_signed_pem
 from tests.fakes import FakeDetector
 from tests.outlets.brokering import Broker, brokering, free_port, overhearing
 from tests.serving import DEADLINE_S, calling, changed, serving, until

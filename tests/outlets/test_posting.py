@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from server.bulletin import DETECTIONS, STATUS, Subscription
+from server.outlets.bulletin import DETECTIONS, STATUS, Subscription
 from tests.fakes import FakeDetector
 from tests.gateway.watching import sending, streaming
 from tests.serving import DEADLINE_S, calling, until

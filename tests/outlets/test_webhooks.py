@@ -18,10 +18,10 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from server.bulletin import DETECTIONS, EVENTS, WAITING_AT_MOST, Bulletin
 from server.errors import SettingsError
+from server.outlets.bulletin import DETECTIONS, EVENTS, WAITING_AT_MOST, Bulletin
+from server.outlets.webhooks import Webhooks, WebhookStatistics, is_public, signing_key
 from server.settings import WebhookSettings
-from server.webhooks import Webhooks, WebhookStatistics, is_public, signing_key
 from tests.serving import changed, serving, until
 
 pytestmark = pytest.mark.loopback

@@ -1,0 +1,74 @@
+"""`/api/tokens` and `/api/tickets`: handing on a part of what one may do oneself."""
+
+from aiohttp import web
+
+from server.access.auth import TICKET_LIFE_S, parse_patterns, parse_scopes, parse_span_s
+from server.clock import unix_ms
+from server.edge.gate import GATE, principal_of
+from server.errors import ForbiddenError, MalformedError, UnsupportedTypeError
+
+KNOWN = ("scopes", "streams", "ttl")
+DEFAULT_TTL = "1h"
+
+
+def access_routes() -> list[web.AbstractRouteDef]:
+    return [
+        web.post("/api/tokens", issue_token),
+        web.delete("/api/tokens/{token}", revoke_token),
+        web.post("/api/tickets", issue_ticket),
+    ]
+
+
+async def issue_token(request: web.Request) -> web.Response:
+    """`POST /api/tokens`: never more streams than the issuer controls, never longer."""
+    if request.content_type != "application/json":
+        raise UnsupportedTypeError("Content-Type: application/json is wanted")
+    try:
+        body = await request.json()
+    except (ValueError, RecursionError):
+        raise MalformedError("body: not JSON") from None
+    if not isinstance(body, dict) or not isinstance(body.get("scopes"), list):
+        raise MalformedError("body: not a JSON object with scopes, a list")
+    if unknown := sorted(set(body) - set(KNOWN)):
+        raise MalformedError(f"{unknown[0]!r:.40}: unknown; known are {', '.join(KNOWN)}")
+    scopes = parse_scopes(body["scopes"])
+    streams = body.get("streams", ["*"])
+    if not isinstance(streams, list):
+        raise MalformedError("streams: not a list")
+    patterns = parse_patterns(streams)
+    ttl = body.get("ttl", DEFAULT_TTL)
+    if not isinstance(ttl, str):
+        raise MalformedError("ttl: not text such as 1h")
+    life_s: float = parse_span_s(ttl)
+    issuer = principal_of(request)
+    if not issuer.covers(patterns):
+        raise ForbiddenError("streams: more than the issuer's own")
+    if issuer.expires_at_unix_s is not None:
+        life_s = max(1.0, min(life_s, issuer.expires_at_unix_s - unix_ms() / 1000))
+    token, principal = request.app[GATE].authority.tokens.issue(scopes, patterns, life_s)
+    assert principal.expires_at_unix_s is not None
+    return web.json_response(
+        {
+            "token": token,
+            "id": principal.token_id,
+            "scopes": sorted(scopes),
+            "streams": list(patterns),
+            "expires_unix_ms": round(principal.expires_at_unix_s * 1000),
+        },
+        status=201,
+    )
+
+
+async def revoke_token(request: web.Request) -> web.Response:
+    """`DELETE /api/tokens/{id}`: no longer taken, and what was opened with it ends now."""
+    gate, token_id = request.app[GATE], request.match_info["token"]
+    if len(token_id) > 64:
+        raise MalformedError("token: the id is wanted, not the token")
+    gate.authority.tokens.revoke(token_id)
+    return web.json_response({"revoked": True, "ended": gate.holdings.end_token(token_id)})
+
+
+async def issue_ticket(request: web.Request) -> web.Response:
+    """`POST /api/tickets`: for a WebSocket or an event stream, as `?ticket=`, once and soon."""
+    ticket = request.app[GATE].authority.issue_ticket(principal_of(request))
+    return web.json_response({"ticket": ticket, "expires_in_s": TICKET_LIFE_S}, status=201)

@@ -1,0 +1,125 @@
+"""The streams there are, over HTTP: list, read, begin one by pulling, change its options, end it.
+
+It is the same for every kind of stream. A caller sees those it may view; who begins, changes or
+ends a stream for everybody needs `control` of it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from server.access.auth import Principal
+from server.edge.gate import authorize, json_body, principal_of
+from server.errors import MalformedError
+from server.pull.pulls import Pulls, PullStatistics
+from server.status import plain
+from server.stills import StillsStatistics
+from server.streams import Stream, Streams, StreamStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class StreamsApi:
+    """The handlers; everything they need is handed in."""
+
+    streams: Streams
+    pulls: Pulls
+    stills: Callable[[Stream], StillsStatistics]
+
+    def routes(self) -> list[web.AbstractRouteDef]:
+        one = "/api/streams/{stream}"
+        return [
+            web.get("/api/streams", self.list_all),
+            web.post("/api/streams", self.begin),
+            web.get(one, self.read),
+            web.patch(one, self.change),
+            web.delete(one, self.end),
+        ]
+
+    async def list_all(self, request: web.Request) -> web.Response:
+        """The streams that the caller may view."""
+        principal = principal_of(request)
+        streams = [
+            self._json(stream.name)
+            for stream in self.streams.statistics()
+            if may_view(principal, stream.name)
+        ]
+        return web.json_response({"streams": streams})
+
+    async def begin(self, request: web.Request) -> web.Response:
+        """Begin a stream whose pictures the server fetches itself."""
+        body = await json_body(request)
+        wish = body if isinstance(body, dict) else {}
+        unknown = sorted(set(wish) - {"name", "source", "options"})
+        if unknown:
+            raise MalformedError(f"{unknown[0][:40]}: unknown; known are name, source, options")
+        name, source, options = wish.get("name"), wish.get("source"), wish.get("options", {})
+        if (
+            not isinstance(name, str)
+            or not isinstance(source, str)
+            or not isinstance(options, dict)
+        ):
+            raise MalformedError("body: not a JSON object with name, source and perhaps options")
+        authorize(request, "control", name)
+        await self.pulls.add_for_caller(name, source, options)
+        response = self._one(name, status=201)
+        response.headers["Location"] = f"/api/streams/{name}"
+        return response
+
+    async def read(self, request: web.Request) -> web.Response:
+        """One stream as it stands."""
+        return self._one(request.match_info["stream"])
+
+    async def change(self, request: web.Request) -> web.Response:
+        """Other options from the next picture on, for everybody who watches."""
+        body = await json_body(request)
+        if not isinstance(body, dict) or not isinstance(body.get("options"), dict):
+            raise MalformedError("body: not a JSON object with options")
+        unknown = sorted(set(body) - {"options"})
+        if unknown:
+            raise MalformedError(f"{unknown[0][:40]}: unknown; known is options")
+        name = request.match_info["stream"]
+        self.streams.get(name).update(body["options"])
+        return self._one(name)
+
+    async def end(self, request: web.Request) -> web.Response:
+        """End a stream, with its source and its viewers."""
+        self.streams.end(request.match_info["stream"], "stream ended by the API")
+        return web.json_response({"ended": True})
+
+    def _one(self, name: str, status: int = 200) -> web.Response:
+        return web.json_response(self._json(name), status=status)
+
+    def _json(self, name: str) -> dict[str, Any]:
+        stream = self.streams.get(name)
+        pull = self.pulls.statistics_of(name)
+        return stream_json(stream.statistics(), pull, self.stills(stream))
+
+
+def may_view(principal: Principal, stream: str) -> bool:
+    """Whether a stream is listed for this caller."""
+    return principal.allows("view", stream)
+
+
+def stream_json(
+    stream: StreamStatistics, pull: PullStatistics | None, stills: StillsStatistics
+) -> dict[str, Any]:
+    """One stream as the API tells it; `options` is null while its source is away, `pull` where
+    somebody sends it."""
+    body: dict[str, Any] = {
+        name: value for name, value in plain(stream).items() if name != "size_wh"
+    }
+    root = f"/api/streams/{stream.name}"
+    return body | {
+        "size": list(stream.size_wh),
+        "pull": plain(pull),
+        "mjpeg": plain(stills),
+        "urls": {
+            "whep": f"/whep/{stream.name}",
+            "whip": f"/whip/{stream.name}",
+            "snapshot": f"{root}/snapshot.jpg",
+            "mjpeg": f"{root}/mjpeg",
+            "detections": f"{root}/detections",
+        },
+    }

@@ -1,0 +1,1 @@
+"""What is found and what happens, told to other programs."""
