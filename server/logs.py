@@ -117,5 +117,5 @@ def set_up_logging(level: str, log_format: str = "console") -> None:
     handler.setFormatter(JsonFormatter() if log_format == "json" else SafeFormatter(FORMAT))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     logging.getLogger("aiohttp.server").addFilter(is_worth_a_line)
-    for noisy in ("aioice", "aiortc"):
+    for noisy in ("aioice", "aiortc", "alembic"):
         logging.getLogger(noisy).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
