@@ -5,6 +5,7 @@
 the detector works for this feed; a result in the making when it closes is dropped.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +19,8 @@ from server.telemetry import RateMeter
 
 if TYPE_CHECKING:
     from av import VideoFrame
+
+logger = logging.getLogger(__name__)
 
 
 class Inference(Protocol):
@@ -72,6 +75,8 @@ class FeedStatistics:
     """It had waited for the detector for too long."""
     passed_without_boxes: int
     """No detector would look at it."""
+    untracked: int
+    """Boxes were shown without numbers, because following their objects failed."""
 
 
 class Feed:
@@ -107,7 +112,8 @@ class Feed:
         self._dropped_replaced = 0
         self._dropped_stale = 0
         self._passed_without_boxes = 0
-        # Written on the inference thread, read on the decoder thread: newest boxes for `smooth`.
+        # Written on the inference thread; the newest boxes are read on the decoder thread.
+        self._untracked = 0
         self._newest: tuple[Frame, Detections] | None = None
 
     def open(self) -> None:
@@ -145,8 +151,7 @@ class Feed:
         shown = None
         if detections is not None:
             if analyst is not None:
-                at_ns = frame.stamps.received_at_ns
-                detections = analyst.track(detections, at_ns, options.confidence)
+                detections = self._tracked(analyst, detections, frame.stamps.received_at_ns)
             shown = detections.select(options.confidence, self._class_ids(options))
             # A patient feed shows each picture with its own boxes, and keeps none.
             self._newest = None if self._patient else (frame, shown)
@@ -157,6 +162,18 @@ class Feed:
         if analyst is not None and shown is not None:
             # Last: the picture is on its way.
             analyst.look(frame, shown, self._inference.names)
+
+    def _tracked(self, analyst: Analyst, detections: Detections, at_ns: int) -> Detections:
+        try:
+            return analyst.track(detections, at_ns, self.options.confidence)
+        except Exception:
+            # Broad on purpose: objects without numbers are better than no picture.
+            self._untracked += 1
+            if self._untracked == 1:
+                logger.exception(
+                    "Objects of %s get no numbers; further ones are counted", self._key
+                )
+            return detections
 
     def _show(
         self,
@@ -196,4 +213,5 @@ class Feed:
             dropped_replaced=self._dropped_replaced,
             dropped_stale=self._dropped_stale,
             passed_without_boxes=self._passed_without_boxes,
+            untracked=self._untracked,
         )

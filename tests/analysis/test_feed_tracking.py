@@ -103,3 +103,19 @@ def test_smooth_without_tracking_leaves_boxes_where_they_were() -> None:
         worker.answer((10 + 10 * step, 100, 70 + 10 * step, 160, 0.9))
     take(feed, 300)
     assert shots[-1].detections is ahead[-1]
+
+
+class Failing(Analyst):
+    """Follows nothing."""
+
+    def track(self, detections: Detections, at_ns: int, confidence: float) -> Detections:
+        raise ValueError("no numbers today")
+
+
+def test_a_picture_whose_objects_cannot_be_followed_leaves_with_its_boxes() -> None:
+    feed, worker, shots, _ = fed("exact", Failing(tracking=True))
+    for at_ms in (0, 33):
+        take(feed, at_ms)
+        worker.answer((10, 10, 50, 50, 0.9))
+    assert [len(shot.detections or ()) for shot in shots] == [1, 1]
+    assert feed.statistics(NS_PER_S).untracked == 2
