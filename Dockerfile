@@ -17,7 +17,7 @@ WORKDIR /build
 COPY pyproject.toml constraints.txt ./
 COPY tools/setup_environment.py tools/
 # Serving needs neither pip nor sympy, which a runtime package names for tools of its own.
-RUN python tools/setup_environment.py --venv /opt/sightline --runtime "${RUNTIME}" --extras store \
+RUN python tools/setup_environment.py --venv /opt/sightline --runtime "${RUNTIME}" --extras "store mqtt" \
     && /opt/sightline/bin/python -m pip uninstall --yes --quiet mpmath pip setuptools sympy
 
 FROM ${BASE_IMAGE}

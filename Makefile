@@ -19,7 +19,7 @@ help: ## Show this list
 	@echo '  RUNTIME=cpu|openvino|gpu overrules what set-up finds; PYTHON=... names the Python.'
 
 serve: ## Start the server, http://127.0.0.1:8080
-	@$(SETUP) --extras "store $(EXTRAS)"
+	@$(SETUP) --extras "store mqtt $(EXTRAS)"
 	@exec $(RUN) -m server $(ARGS)
 
 test: ## Format, lint, types and all tests; ARGS goes to pytest
