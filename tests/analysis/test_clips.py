@@ -6,7 +6,7 @@ import dataclasses
 import io
 import os
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from server.errors import UnprocessableError
 from server.history.clips import ClipRecorder
 from server.history.mp4 import make_movie
 from server.history.reel import OpenClip, Reel
+from server.outlets.bulletin import Subscription
 from server.settings import ClipSettings
 from tests.analysis.films import Camera
 from tests.analysis.happenings import begins, ends
 from tests.fakes import FakeDetector
 from tests.gate.guarded import ADMIN, FRONT, guarded, guarded_settings
-from tests.gateway.watching import sending, watching
+from tests.gateway.watching import Watcher, sending, watching
 from tests.serving import DEADLINE_S, Serving, changed, serving, until
 
 pytestmark = pytest.mark.loopback
@@ -343,11 +344,9 @@ async def test_a_full_disk_stops_recording_with_an_alarm_and_not_the_video(tmp_p
             await put_zones(server, "yard")
             async with sending(server, "yard"), watching(server, "yard") as watcher:
                 server.journal.happened(begins(stream="yard"))
-                async with asyncio.timeout(DEADLINE_S):
-                    while (alarm := (await listener.next()).message)["kind"] != "signal":
-                        # Whoever is in the zone stays there; the clip has to end for a file.
-                        await watcher.picture()
-                        end_clip(server)
+                alarm = await told(
+                    server, listener, watcher, lambda event: event["kind"] == "signal"
+                )
                 assert alarm["class"] == "recording_stopped"
                 assert alarm["ended_unix_ms"] is None
                 for _ in range(10):
@@ -365,12 +364,30 @@ async def test_a_full_disk_stops_recording_with_an_alarm_and_not_the_video(tmp_p
                 enlarge(disk)
                 recorder_of(server)._try_again()
                 server.journal.happened(begins(stream="yard"))
-                async with asyncio.timeout(DEADLINE_S):
-                    while (message := (await listener.next()).message)["id"] != alarm["id"]:
-                        await watcher.picture()
-                        end_clip(server)
+                message = await told(
+                    server, listener, watcher, lambda event: event["id"] == alarm["id"]
+                )
                 assert message["ended_unix_ms"] is not None
                 assert (await server.stats())["clips"]["state"] == "ready"
+
+
+async def told(
+    server: Serving,
+    listener: Subscription,
+    watcher: Watcher,
+    wanted: Callable[[Mapping[str, Any]], bool],
+) -> Mapping[str, Any]:
+    """The event that is waited for, while pictures come and clips end."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            # All of them: more come with every picture.
+            while listener.statistics().waiting:
+                message = (await listener.next()).message
+                if wanted(message):
+                    return message
+            await watcher.picture()
+            # Whoever is in the zone stays there; the clip has to end for a file.
+            end_clip(server)
 
 
 def recorder_of(server: Serving) -> ClipRecorder:
