@@ -74,7 +74,7 @@ def test_options_change_only_what_is_named() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"mode": "data"},
+        {"mode": "instant"},
         {"mode": None},
         {"confidence": 1.5},
         {"confidence": True},
