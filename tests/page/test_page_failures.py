@@ -163,11 +163,11 @@ async def test_a_refusal_names_what_the_server_said(chromium: Browser, log: Path
         await page.goto(server.url)
         # A later page, or a person with developer tools, may keep what this server does not take.
         await page.evaluate(
-            "localStorage.setItem('sightline.settings', JSON.stringify({ mode: 'data' }))"
+            "localStorage.setItem('sightline.settings', JSON.stringify({ classes: [''] }))"
         )
         message = await message_of_start(page, server.url, "failed")
         assert "The server refused the call" in message
-        assert "options.mode" in message
+        assert "options.classes" in message
 
 
 def address_of_this_machine() -> str:
