@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# The newest interval counts for one in so many.
+PACE_SHARE = 4
+
 
 class Inference(Protocol):
     """What a feed needs of the inference thread; every method may be called on any thread."""
@@ -31,7 +34,7 @@ class Inference(Protocol):
 
     def attach(self, key: str, publish: Callable[[Frame, Detections | None], None]) -> None: ...
 
-    def submit(self, key: str, frame: Frame, *, perishable: bool) -> Submission: ...
+    def submit(self, key: str, frame: Frame, *, next_in_ns: int | None) -> Submission: ...
 
     def detach(self, key: str) -> None: ...
 
@@ -108,6 +111,8 @@ class Feed:
         # Written on the decoder thread.
         self._frames = 0
         self._rate = RateMeter()
+        self._received_at_ns = 0
+        self._interval_ns = 0
         self._size_wh = (0, 0)
         self._dropped_replaced = 0
         self._dropped_stale = 0
@@ -134,7 +139,8 @@ class Feed:
         self._frames += 1
         self._rate.add(stamps.decoded_at_ns)
         self._size_wh = frame.size_wh
-        submission = self._inference.submit(self._key, frame, perishable=not self._patient)
+        next_in_ns = None if self._patient else self._next_in_ns(stamps.received_at_ns)
+        submission = self._inference.submit(self._key, frame, next_in_ns=next_in_ns)
         if self.options.mode == "smooth":
             self._show(frame, *self._newest_boxes(stamps))
         elif submission is Submission.REFUSED:
@@ -144,6 +150,14 @@ class Feed:
             self._dropped_replaced += 1
         elif submission is Submission.STALE:
             self._dropped_stale += 1
+
+    def _next_in_ns(self, received_at_ns: int) -> int:
+        """When the source's next frame is expected, from the pace of those before."""
+        if self._received_at_ns:
+            interval_ns = received_at_ns - self._received_at_ns
+            self._interval_ns += (interval_ns - self._interval_ns) // PACE_SHARE
+        self._received_at_ns = received_at_ns
+        return self._interval_ns
 
     def _detected(self, frame: Frame, detections: Detections | None) -> None:
         """On the inference thread; None when the detector failed."""

@@ -153,18 +153,19 @@ class InferenceWorker:
             self._publish_by_key.pop(key, None)
         self._mailbox.remove(key)
 
-    def submit(self, key: str, frame: Frame, *, perishable: bool = False) -> Submission:
+    def submit(self, key: str, frame: Frame, *, next_in_ns: int | None = None) -> Submission:
         """Leave the newest frame of `key`; a refused one the caller lets pass as it is.
 
-        A perishable one is of no use once it has waited for longer than `max_wait_ms`, or than
-        the detector takes for a frame: its successor will be nearer to what is there now.
+        `next_in_ns` is when its successor is expected. A frame that has waited for longer than
+        `max_wait_ms`, and than the detector takes for one, is passed over once its successor
+        would be there first: that shows what is there now. None waits for as long as it takes.
         """
         at_ns = now_ns()
         if self._state(at_ns) not in ("running", "failing"):
             return Submission.REFUSED
         if self._failures_in_row >= FAILURES_TO_TRIP and at_ns < self._retry_at_ns:
             return Submission.REFUSED
-        until_ns = at_ns + self._max_wait_ns() if perishable else NEVER_NS
+        until_ns = NEVER_NS if next_in_ns is None else at_ns + self._patience_ns(next_in_ns)
         return SUBMISSIONS[self._mailbox.put(key, frame, until_ns)]
 
     def replace(self, detector: Detector) -> Future[None]:
@@ -278,6 +279,11 @@ class InferenceWorker:
         if detector is None or detector.max_batch == 1:
             return 1
         return self._plan.limit(detector.max_batch, ns_to_ms(self._max_wait_ns()))
+
+    def _patience_ns(self, next_in_ns: int) -> int:
+        """For how long a frame is worth a turn, when its successor comes in so long."""
+        single_ns = int(self._plan.single_ms * NS_PER_MS)
+        return max(self._max_wait_ns(), next_in_ns - single_ns)
 
     def _max_wait_ns(self) -> int:
         if not self._rules.max_wait_ms:

@@ -315,7 +315,7 @@ class SchedulingSettings:
     max_wait_ms: float = key(
         20.0,
         "a picture that has waited for the detector for longer, and for longer than one takes, is "
-        "passed over for its successor; 0 for no limit",
+        "passed over when its successor is due; 0 for no limit",
         low=0,
         high=1000,
     )

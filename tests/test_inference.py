@@ -2,7 +2,7 @@ import queue
 
 import pytest
 
-from server.clock import NS_PER_MS, now_ns
+from server.clock import NS_PER_MS, NS_PER_S, now_ns
 from server.detections import Detections
 from server.frame import Frame, Submission
 from server.inference import FAILURES_TO_TRIP, STALL_NS, InferenceWorker
@@ -80,7 +80,7 @@ def test_frames_of_several_sessions_run_as_one_batch_where_the_model_allows_it()
     assert detector.batches == [1, 3]
 
 
-def test_a_perishable_frame_that_waited_too_long_gives_way_to_its_successor() -> None:
+def test_a_frame_that_waited_too_long_gives_way_to_a_successor_that_is_due() -> None:
     detector, inboxes = FakeDetector(), {key: Inbox() for key in "ab"}
     detector.go_on.clear()
     worker = InferenceWorker(detector, SchedulingSettings(max_wait_ms=1))
@@ -89,7 +89,7 @@ def test_a_perishable_frame_that_waited_too_long_gives_way_to_its_successor() ->
     worker.start()
     worker.submit("a", decoded_frame(0))
     assert detector.entered.wait(DEADLINE_S)
-    worker.submit("b", decoded_frame(0), perishable=True)
+    worker.submit("b", decoded_frame(0), next_in_ns=0)
     worker.submit("a", decoded_frame(1))
     waited_since_ns = now_ns()
     while now_ns() - waited_since_ns < 5 * NS_PER_MS:
@@ -98,6 +98,24 @@ def test_a_perishable_frame_that_waited_too_long_gives_way_to_its_successor() ->
     assert [inboxes["a"].wait()[0].frame_seq, inboxes["a"].wait()[0].frame_seq] == [0, 1]
     assert worker.submit("b", decoded_frame(1)) is Submission.STALE
     assert inboxes["b"].wait()[0].frame_seq == 1
+    assert worker.stop(DEADLINE_S)
+
+
+def test_a_frame_whose_successor_is_far_off_keeps_its_turn() -> None:
+    detector, inboxes = FakeDetector(), {key: Inbox() for key in "ab"}
+    detector.go_on.clear()
+    worker = InferenceWorker(detector, SchedulingSettings(max_wait_ms=1))
+    for key, inbox in inboxes.items():
+        worker.attach(key, inbox)
+    worker.start()
+    worker.submit("a", decoded_frame(0))
+    assert detector.entered.wait(DEADLINE_S)
+    worker.submit("b", decoded_frame(7), next_in_ns=60 * NS_PER_S)
+    waited_since_ns = now_ns()
+    while now_ns() - waited_since_ns < 5 * NS_PER_MS:
+        pass
+    detector.go_on.set()
+    assert inboxes["b"].wait()[0].frame_seq == 7
     assert worker.stop(DEADLINE_S)
 
 

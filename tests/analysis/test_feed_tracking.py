@@ -29,7 +29,7 @@ class Worker:
     def attach(self, key: str, publish: Callable[[Frame, Detections | None], None]) -> None:
         self.publish = publish
 
-    def submit(self, key: str, frame: Frame, *, perishable: bool) -> Submission:
+    def submit(self, key: str, frame: Frame, *, next_in_ns: int | None) -> Submission:
         self.frames.append(frame)
         return Submission.WAITING
 
