@@ -86,7 +86,7 @@ class FanoutSettings:
             "size": f"{self.size_wh[0]}x{self.size_wh[1]}",
             "codec": self.codec,
             "clip": "photographs" if self.clip is None else self.clip.name,
-            "model": self.model,
+            "model": None if self.model is None else Path(self.model).name,
             "seconds": self.seconds,
             "warmup_s": self.warmup_s,
         }

@@ -100,7 +100,7 @@ class RtspSettings:
             "size": f"{self.size_wh[0]}x{self.size_wh[1]}",
             "codec": self.codec,
             "clip": "photographs" if self.clip is None else self.clip.name,
-            "model": self.model,
+            "model": None if self.model is None else Path(self.model).name,
             "detector": self.detector,
             "server_args": list(self.server_args),
             "seconds": self.seconds,
