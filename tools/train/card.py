@@ -16,10 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import av
+import cv2
 import numpy as np
 
 from server.detector.load import load_detector
-from server.pixels import BgrPicture
+from server.detector.parity import built_in_pictures
+from server.overlay import Painter
+from server.pixels import BgrPicture, YuvPicture, plane_views
 from server.settings import DetectorSettings
 from tools.evaluate.__main__ import main as evaluate
 from tools.evaluate.dataset import read_bgr
@@ -160,11 +164,27 @@ def text(model: Path, folders: Sequence[Path], teacher: Path | None) -> str:
     return "\n".join(lines)
 
 
+def shown(model: Path, height: int = 300, confidence: float = 0.35) -> bytes:
+    """The built-in pictures side by side with the model's boxes, as JPEG."""
+    detector = load_detector(DetectorSettings(model=str(model)))
+    painter, parts = Painter(), []
+    for picture in built_in_pictures():
+        wide = round(picture.size_wh[0] * height / picture.size_wh[1] / 2) * 2
+        frame = av.VideoFrame.from_ndarray(cv2.resize(picture.bgr, (wide, height)), "bgr24")
+        frame = frame.reformat(format="yuv420p")
+        [found] = detector.detect([YuvPicture(frame)])
+        painter.draw(plane_views(frame), found.detections.select(confidence), detector.names)
+        parts.append(frame.to_ndarray(format="bgr24"))
+    detector.close()
+    return cv2.imencode(".jpg", np.hstack(parts), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+
+
 def write(
     model: Path, folders: Sequence[Path], teacher: Path | None, card: Path | None = None
 ) -> None:
-    """Replace what stands between the marks of the card beside the model."""
+    """Replace what stands between the marks of the card beside the model, and its picture."""
     card = card or model.parent / "README.md"
     before, _, rest = card.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     card.write_text(f"{before}{BEGIN}\n{text(model, folders, teacher)}\n{END}{after}")
+    card.with_name(f"{model.stem}.jpg").write_bytes(shown(model))
