@@ -170,8 +170,8 @@ def shown(model: Path, height: int = 300, confidence: float = 0.35) -> bytes:
     painter, parts = Painter(), []
     for picture in built_in_pictures():
         wide = round(picture.size_wh[0] * height / picture.size_wh[1] / 2) * 2
-        frame = av.VideoFrame.from_ndarray(cv2.resize(picture.bgr, (wide, height)), "bgr24")
-        frame = frame.reformat(format="yuv420p")
+        small = np.asarray(cv2.resize(picture.bgr, (wide, height)), np.uint8)
+        frame = av.VideoFrame.from_ndarray(small, "bgr24").reformat(format="yuv420p")
         [found] = detector.detect([YuvPicture(frame)])
         painter.draw(plane_views(frame), found.detections.select(confidence), detector.names)
         parts.append(frame.to_ndarray(format="bgr24"))
