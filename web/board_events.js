@@ -56,7 +56,7 @@ export class EventList {
     this.#zoneName = zoneName;
     this.#changed = changed;
     this.#chosen = chosen;
-    this.#open.addEventListener('click', () => this.setOpen(this.#root.hidden));
+    this.#open.addEventListener('click', () => this.setOpen(Boolean(this.#root.hidden)));
     element('events-close', HTMLButtonElement).addEventListener('click', () => {
       this.setOpen(false);
       this.#open.focus();

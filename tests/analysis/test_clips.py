@@ -337,6 +337,7 @@ def enlarge(folder: Path) -> None:
     subprocess.run(["mount", "-o", "remount,size=50m", str(folder)], check=True)
 
 
+@pytest.mark.long
 async def test_a_full_disk_stops_recording_with_an_alarm_and_not_the_video(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         async with recording(tmp_path / "state", clips_dir=str(disk)) as server:

@@ -26,10 +26,14 @@ new Promise((resolve) => {
     const canvas = document.createElement('canvas');
     canvas.width = video.videoWidth; canvas.height = video.videoHeight;
     const context = canvas.getContext('2d');
-    context.drawImage(video, 0, 0);
-    const row = context.getImageData(0, 50, canvas.width, 1).data;
     let best = 0;
-    for (let x = 0; x < canvas.width; x++) if (row[4 * x] > row[4 * best]) best = x;
+    // Sought is not painted yet: a picture without its bar is looked at again.
+    for (let look = 0; look < 300 && !best; look++) {
+      await new Promise(requestAnimationFrame);
+      context.drawImage(video, 0, 0);
+      const row = context.getImageData(0, 50, canvas.width, 1).data;
+      for (let x = 0; x < canvas.width; x++) if (row[4 * x] > row[4 * best]) best = x;
+    }
     try { await video.play(); } catch (error) { resolve({error: String(error)}); return; }
     video.onended = () => resolve({
       size: [video.videoWidth, video.videoHeight], duration: video.duration, bright: best,
