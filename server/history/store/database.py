@@ -4,6 +4,9 @@ SQLite writes ahead (WAL) and waits for the disk at every commit, so that what w
 outlives the power. A database that a newer Sightline has changed is refused.
 """
 
+import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +19,16 @@ from sqlalchemy import Connection, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
 
+from server.clock import now_ns, s_to_ns
 from server.errors import SettingsError
 
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 CONNECT_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 15.0
 POOL = 4
+LOCKED_PAUSE_S = 0.02
 # Two servers that start at once on one PostgreSQL: one brings it up to date, the other waits.
 UPGRADE_LOCK = 0x5169_6874
 
@@ -71,14 +77,23 @@ def make_engine(url: URL) -> AsyncEngine:
 def _prepare_sqlite(connection: Any, _: object) -> None:
     cursor = connection.cursor()
     for pragma in (
+        f"busy_timeout={int(CONNECT_TIMEOUT_S * 1000)}",
         # Takes effect on a file without tables only: it lets retention give room back.
         "auto_vacuum=INCREMENTAL",
-        "journal_mode=WAL",
         "synchronous=FULL",
         "foreign_keys=ON",
-        f"busy_timeout={int(CONNECT_TIMEOUT_S * 1000)}",
     ):
         cursor.execute(f"PRAGMA {pragma}")
+    deadline_ns = now_ns() + s_to_ns(CONNECT_TIMEOUT_S)
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            # Of several that change a new file at once SQLite lets one wait, and fails the others.
+            if "locked" not in str(error) or now_ns() > deadline_ns:
+                raise
+            await_only(asyncio.sleep(LOCKED_PAUSE_S))
     cursor.close()
 
 
@@ -92,7 +107,9 @@ async def upgrade(engine: AsyncEngine) -> None:
     if file is not None:
         # Pictures of people: for its owner alone.
         for part in (file, *file.parent.glob(file.name + "-*")):
-            part.chmod(0o600)
+            # Another server's connection may have ended, and its files with it.
+            with contextlib.suppress(FileNotFoundError):
+                part.chmod(0o600)
 
 
 def _upgrade(connection: Connection) -> None:
