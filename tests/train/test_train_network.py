@@ -171,9 +171,12 @@ def test_generalised_iou_is_one_for_equal_boxes_and_negative_far_apart() -> None
     assert float(loss.generalised_iou(a, far)) < -0.9
 
 
-def test_a_fused_network_answers_the_same() -> None:
+@pytest.mark.parametrize("branched", [False, True])
+def test_a_fused_network_answers_the_same(branched: bool) -> None:
     torch.manual_seed(0)
-    network = model.Detector(TINY)
+    network = model.Detector(dataclasses.replace(TINY, branched=branched))
+    # The same network once fused, whatever it was trained as.
+    plain = model.parameters_of(model.Detector(TINY).fuse())
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-0.3, 0.3)
@@ -188,6 +191,7 @@ def test_a_fused_network_answers_the_same() -> None:
     assert torch.allclose(logits, fused_logits, atol=1e-4)
     assert torch.allclose(boxes, fused_boxes, atol=1e-2)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+    assert model.parameters_of(network) == plain
 
 
 def test_orthogonalised_steps_have_singular_values_near_one() -> None:

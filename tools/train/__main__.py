@@ -45,6 +45,9 @@ def arguments() -> argparse.ArgumentParser:
     train.add_argument("--neck", type=int, default=64)
     train.add_argument("--head", type=int, default=64)
     train.add_argument("--activation", choices=("relu", "silu"), default="relu")
+    train.add_argument(
+        "--branched", action="store_true", help="branches while training, fused after"
+    )
     for field in dataclasses.fields(Plan):
         flag = "--" + field.name.replace("_", "-")
         train.add_argument(flag, type=type(field.default), default=None, help=f"{field.default}")
@@ -98,6 +101,7 @@ def train(options: argparse.Namespace) -> None:
             neck=options.neck,
             head=options.head,
             activation=options.activation,
+            branched=options.branched,
         )
         plan = plan_from(options, Plan())
     trainer = Trainer(architecture, plan, corpus, device, teacher)

@@ -29,6 +29,9 @@ class Architecture:
     neck: int = 64
     head: int = 64
     activation: str = "relu"
+    branched: bool = False
+    """While training every 3x3 convolution of backbone and neck has a 1x1 and, where the shape
+    stays, a plain copy beside it, each with its own norm. Fused it is the same network."""
 
 
 def architecture_from(fields: dict[str, Any]) -> Architecture:
@@ -46,25 +49,63 @@ def _activation(name: str) -> nn.Module:
 
 
 class ConvBlock(nn.Module):
-    """Convolution, batch norm, activation; `fuse()` folds the norm into the convolution."""
+    """Convolution, batch norm, activation; `fuse()` folds the norm into the convolution.
+
+    With `branched`, a 3x3 convolution has branches beside it while training (see `Architecture`),
+    and `fuse()` adds them into the one convolution.
+    """
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, activation: str = "relu"
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        stride: int = 1,
+        activation: str = "relu",
+        branched: bool = False,
     ) -> None:
         super().__init__()
         padding = (kernel - 1) // 2 if kernel % 2 else (kernel - stride) // 2
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.03)
+        self.norm: nn.Module = _norm(outputs)
+        self.point: nn.Sequential | None = None
+        self.same: nn.BatchNorm2d | None = None
+        if branched and kernel == 3:
+            point = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.point = nn.Sequential(point, _norm(outputs))
+            if inputs == outputs and stride == 1:
+                self.same = _norm(outputs)
         self.act = _activation(activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.norm(self.conv(x)))
-        return y
+        y: Tensor = self.norm(self.conv(x))
+        if self.point is not None:
+            y = y + self.point(x)
+        if self.same is not None:
+            y = y + self.same(x)
+        z: Tensor = self.act(y)
+        return z
 
     def fuse(self) -> None:
-        if isinstance(self.norm, nn.BatchNorm2d):
-            self.conv = fold(self.conv, self.norm)
-            self.norm = nn.Identity()
+        if not isinstance(self.norm, nn.BatchNorm2d):
+            return
+        self.conv, self.norm = fold(self.conv, self.norm), nn.Identity()
+        branches = []
+        if self.point is not None:
+            branches.append(fold(*self.point))
+        if self.same is not None:
+            copy = nn.Conv2d(self.conv.in_channels, self.conv.out_channels, 1, bias=False)
+            nn.init.dirac_(copy.weight)
+            branches.append(fold(copy, self.same))
+        with torch.no_grad():
+            for branch in branches:
+                self.conv.weight[:, :, 1:2, 1:2] += branch.weight
+                self.conv.bias += branch.bias
+        self.point = self.same = None
+
+
+def _norm(width: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(width, eps=1e-3, momentum=0.03)
 
 
 def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
@@ -90,10 +131,10 @@ def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 class Residual(nn.Module):
     """Two 3x3 convolutions through half the width, added to the input."""
 
-    def __init__(self, width: int, activation: str) -> None:
+    def __init__(self, width: int, activation: str, branched: bool) -> None:
         super().__init__()
-        self.narrow = ConvBlock(width, width // 2, 3, 1, activation)
-        self.widen = ConvBlock(width // 2, width, 3, 1, activation)
+        self.narrow = ConvBlock(width, width // 2, 3, 1, activation, branched)
+        self.widen = ConvBlock(width // 2, width, 3, 1, activation, branched)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = x + self.widen(self.narrow(x))
@@ -128,12 +169,8 @@ class Head(nn.Module):
         super().__init__()
         self.class_conv = nn.Conv2d(inputs, width, 3, 1, 1, bias=False)
         self.box_conv = nn.Conv2d(inputs, width, 3, 1, 1, bias=False)
-        self.class_norms = nn.ModuleList(
-            nn.BatchNorm2d(width, eps=1e-3, momentum=0.03) for _ in STRIDES
-        )
-        self.box_norms = nn.ModuleList(
-            nn.BatchNorm2d(width, eps=1e-3, momentum=0.03) for _ in STRIDES
-        )
+        self.class_norms = nn.ModuleList(_norm(width) for _ in STRIDES)
+        self.box_norms = nn.ModuleList(_norm(width) for _ in STRIDES)
         self.fused_class: nn.ModuleList | None = None
         self.fused_box: nn.ModuleList | None = None
         self.act = _activation(activation)
@@ -182,15 +219,15 @@ class Detector(nn.Module):
         super().__init__()
         a = architecture
         self.architecture = a
-        act = a.activation
+        act, more = a.activation, a.branched
         self.stem = nn.Sequential(
-            ConvBlock(3, a.stem, 6, 4, act), ConvBlock(a.stem, a.stem, 3, 1, act)
+            ConvBlock(3, a.stem, 6, 4, act), ConvBlock(a.stem, a.stem, 3, 1, act, more)
         )
         stages, laterals = [], []
         before = a.stem
         for level, (width, depth) in enumerate(zip(a.widths, a.depths, strict=True)):
-            blocks: list[nn.Module] = [ConvBlock(before, width, 3, 2, act)]
-            blocks += [Residual(width, act) for _ in range(depth)]
+            blocks: list[nn.Module] = [ConvBlock(before, width, 3, 2, act, more)]
+            blocks += [Residual(width, act, more) for _ in range(depth)]
             if level == len(a.widths) - 1:
                 blocks.append(Context(width, act))
             stages.append(nn.Sequential(*blocks))
@@ -198,9 +235,9 @@ class Detector(nn.Module):
             before = width
         self.stages = nn.ModuleList(stages)
         self.laterals = nn.ModuleList(laterals)
-        self.down_fuse = nn.ModuleList(ConvBlock(a.neck, a.neck, 3, 1, act) for _ in range(2))
-        self.up_step = nn.ModuleList(ConvBlock(a.neck, a.neck, 3, 2, act) for _ in range(2))
-        self.up_fuse = nn.ModuleList(ConvBlock(a.neck, a.neck, 3, 1, act) for _ in range(2))
+        self.down_fuse = nn.ModuleList(ConvBlock(a.neck, a.neck, 3, 1, act, more) for _ in range(2))
+        self.up_step = nn.ModuleList(ConvBlock(a.neck, a.neck, 3, 2, act, more) for _ in range(2))
+        self.up_fuse = nn.ModuleList(ConvBlock(a.neck, a.neck, 3, 1, act, more) for _ in range(2))
         self.head = Head(a.neck, a.head, a.classes, act)
 
     def features(self, pictures: Tensor) -> list[Tensor]:
