@@ -82,7 +82,9 @@ def train(options: argparse.Namespace) -> None:
     cv2.setNumThreads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     corpus = load(options.data, Knowledge())
-    teacher = Teacher(options.teacher, threads=options.threads) if options.teacher else None
+    teacher = (
+        Teacher(options.teacher, corpus.names, threads=options.threads) if options.teacher else None
+    )
     resume = options.resume or options.out / "last.pt"
     state = None
     if resume.exists():

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tools.train.assign import Targets
 from tools.train.augment import Example, Recipe, compose
 from tools.train.data import Bytes, Corpus, Floats, sampling_weights
-from tools.train.loss import Batch, losses
+from tools.train.loss import Batch, agreement, losses
 from tools.train.model import Architecture, Detector, cells, decode, parameters_of
 from tools.train.optim import optimisers
 from tools.train.scoring import average_precision
@@ -58,6 +58,7 @@ class Plan:
     box_gain: float = 4.0
     top: int = 10
     imitation: float = 2.0
+    agreement: float = 1.0
     mosaic: float = 0.6
     whole: float = 0.1
     evaluate_every: int = 500
@@ -237,18 +238,23 @@ class Trainer:
                 group["lr"] = rate * share
         self.network.train()
         pictures = (batch.pictures.float() / 255.0).contiguous(memory_format=torch.channels_last)
-        theirs = self.teacher.maps(batch.pictures) if self.teacher else None
+        lesson = self.teacher.look(batch.pictures) if self.teacher else None
         with torch.autocast(self.device.type, torch.bfloat16):
             features = self.network.features(pictures)
             logits, raw = self.network.head(features)
             copied = torch.zeros((), device=self.device)
-            if theirs is not None and self.imitation is not None:
-                copied = self.imitation(features, theirs)
+            if lesson is not None and self.imitation is not None:
+                copied = self.imitation(features, lesson.maps)
         size = pictures.shape[-1]
         centres, strides = cells(size, size, self.device)
         boxes = decode(raw.float(), centres, strides)
         found = losses(logits, boxes, batch, centres, self.plan.box_gain, self.plan.top)
-        total = found.total + self.plan.imitation * copied
+        agreed = torch.zeros((), device=self.device)
+        if lesson is not None:
+            agreed = agreement(
+                logits, boxes, lesson.scores, lesson.boxes, lesson.known, self.plan.box_gain
+            )
+        total = found.total + self.plan.imitation * copied + self.plan.agreement * agreed
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         total.backward()
@@ -264,6 +270,7 @@ class Trainer:
             "class": float(found.classes),
             "box": float(found.boxes),
             "copy": float(copied.detach()),
+            "agree": float(agreed.detach()),
             "positives": found.positives / len(pictures),
         }
 

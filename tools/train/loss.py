@@ -16,6 +16,9 @@ from torch import Tensor
 
 from tools.train.assign import Assignment, Targets, assign
 
+SURE = 0.1
+"""A teacher's box counts where its best score is above this."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Batch:
@@ -91,3 +94,31 @@ def losses(
     return Losses(
         class_loss + box_gain * box_loss, class_loss.detach(), box_loss.detach(), len(found.cell)
     )
+
+
+def agreement(
+    logits: Tensor,
+    boxes: Tensor,
+    scores: Tensor,
+    theirs: Tensor,
+    known: Tensor,
+    box_gain: float = 4.0,
+) -> Tensor:
+    """How far our answers are from a teacher's at every cell.
+
+    Scores (N, A, C) and boxes `theirs` (N, A, 4) are the teacher's; `known` (C,) is 0 for classes
+    it was never taught. Classes: the divergence of its score from ours. Boxes: 1 - GIoU,
+    weighted by the score of its best class. Both normalised like `losses`. Unlike labels this says
+    something new of every augmented picture: how sure one may be with the object cut, small or
+    blurred like this, and which cells see it.
+    """
+    logits = logits.float()
+    asked = scores.clamp(1e-6, 1.0 - 1e-6)
+    entropy = functional.binary_cross_entropy(asked, asked, reduction="none")
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, asked, reduction="none")
+    best = scores.amax(-1)
+    class_loss = ((cross_entropy - entropy) * known).sum() / scores.sum().clamp(min=1.0)
+    sure = best > SURE
+    giou = generalised_iou(boxes[sure], theirs[sure])
+    box_loss = ((1.0 - giou) * best[sure]).sum() / best[sure].sum().clamp(min=1.0)
+    return class_loss + box_gain * box_loss

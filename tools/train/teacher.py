@@ -8,9 +8,11 @@ file named by the user (YOLOX-nano, Apache-2.0, in our runs); nothing of it ends
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,35 @@ import torch
 from onnx.utils import extract_model
 from torch import Tensor, nn
 
+from server.detector.names import COCO_NAMES
+from tools.train.model import cells
+
 YOLOX_NANO_MAPS = ("input.471", "input.531", "input.591")
+YOLOX_NANO_ANSWERS = ("onnx::Shape_1066", "onnx::Shape_1108", "output.1")
+"""Per stride (N, 4 + 1 + 80, H, W): box, objectness and class scores (both after sigmoid)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lesson:
+    """What the teacher sees in a batch, in the order of our own cells."""
+
+    maps: list[Tensor]
+    scores: Tensor
+    """(N, A, C) of our classes; 0 where the teacher does not know the class."""
+    boxes: Tensor
+    """(N, A, 4), `xyxy_input`."""
+    known: Tensor
+    """(C,), 1 for the classes that the teacher knows."""
 
 
 class Teacher:
-    """Feature maps at strides 8, 16 and 32 of an ONNX detector fed BGR 0..255."""
+    """Feature maps and answers at strides 8, 16 and 32 of YOLOX, fed BGR 0..255."""
 
-    def __init__(self, path: Path, maps: tuple[str, ...] = YOLOX_NANO_MAPS, threads: int = 2):
+    def __init__(self, path: Path, names: Sequence[str], threads: int = 2):
+        maps = (*YOLOX_NANO_MAPS, *YOLOX_NANO_ANSWERS)
+        self._theirs = [COCO_NAMES.index(name) for name in names if name in COCO_NAMES]
+        self._ours = [i for i, name in enumerate(names) if name in COCO_NAMES]
+        self._classes = len(names)
         descriptor, cut = tempfile.mkstemp(suffix=".onnx")
         os.close(descriptor)
         try:
@@ -48,13 +72,31 @@ class Teacher:
         self.name = path.stem
         self.provider: str = self._session.get_providers()[0]
         probe = np.zeros((1, 3, 64, 64), np.float32)
-        self.widths = tuple(out.shape[1] for out in self._session.run(None, {"images": probe}))
+        found = self._session.run(None, {"images": probe})[: len(YOLOX_NANO_MAPS)]
+        self.widths = tuple(out.shape[1] for out in found)
 
-    def maps(self, pictures_rgb: Tensor) -> list[Tensor]:
-        """Maps for uint8 pictures (N, 3, H, W)."""
+    def look(self, pictures_rgb: Tensor) -> Lesson:
+        """At uint8 pictures (N, 3, H, W)."""
+        device = pictures_rgb.device
         bgr = np.ascontiguousarray(pictures_rgb.flip(1).float().cpu().numpy())
-        found = self._session.run(None, {"images": bgr})
-        return [torch.from_numpy(m).to(pictures_rgb.device) for m in found]
+        found = [torch.from_numpy(m).to(device) for m in self._session.run(None, {"images": bgr})]
+        maps, levels = found[: len(YOLOX_NANO_MAPS)], found[len(YOLOX_NANO_MAPS) :]
+        answers = torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2)
+        centres, strides = cells(int(bgr.shape[2]), int(bgr.shape[3]), device)
+        scores = answers.new_zeros(*answers.shape[:2], self._classes)
+        theirs = [5 + index for index in self._theirs]
+        scores[..., self._ours] = answers[..., theirs] * answers[..., 4:5]
+        known = answers.new_zeros(self._classes)
+        known[self._ours] = 1.0
+        return Lesson(maps, scores, unpack(answers[..., :4], centres, strides), known)
+
+
+def unpack(raw: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
+    """YOLOX's boxes (offset of the middle from the cell's corner, logarithm of the sides, both in
+    strides) as corners."""
+    middle = centres + (raw[..., :2] - 0.5) * strides
+    half = raw[..., 2:].clamp(max=6.0).exp() * strides / 2
+    return torch.cat((middle - half, middle + half), -1)
 
 
 def _cut(source: Path, target: Path, maps: tuple[str, ...]) -> None:
