@@ -147,7 +147,8 @@ class ServerProcess:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.stop()
+        # At once: a browser that is gone says no goodbye, and its call would be waited for.
+        await self.stop(signal.SIGINT)
 
     async def start(self) -> None:
         """Returns when the server is ready for calls."""
@@ -164,12 +165,12 @@ class ServerProcess:
         except TimeoutError:
             raise AssertionError(f"the server is not ready:\n{self._log.read_text()}") from None
 
-    async def stop(self) -> None:
+    async def stop(self, first: signal.Signals = signal.SIGTERM) -> None:
         """First politely, then not."""
         process = self._process
         if process is None:
             return
-        for each in (signal.SIGTERM, signal.SIGKILL):
+        for each in (first, signal.SIGKILL):
             if process.returncode is None:
                 process.send_signal(each)
                 with contextlib.suppress(TimeoutError):
