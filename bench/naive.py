@@ -7,7 +7,7 @@ comparison of `bench fanout`. Takes the server's own arguments.
 import itertools
 import sys
 
-import server.app
+import server.peer_factory
 from server.__main__ import main
 from server.hub import Hub
 from server.rtc.fanout import Fanout
@@ -23,6 +23,6 @@ class EncodesPerViewer(Hub):
 
 
 if __name__ == "__main__":
-    # The application makes its hubs from this name.
-    server.app.Hub = EncodesPerViewer  # type: ignore[attr-defined]
+    # Hubs are made from this name.
+    server.peer_factory.Hub = EncodesPerViewer  # type: ignore[attr-defined]
     sys.exit(main())

@@ -12,7 +12,7 @@ from aiohttp import web
 from server import __version__
 from server.access.tls import make_tls
 from server.access.token_command import run_token
-from server.app import SIGNALING, make_app, make_detector, with_chosen_model, with_demo_decided
+from server.app import SIGNALING, make_app, with_chosen_model, with_demo_decided
 from server.doctor import report_lines, run_doctor
 from server.edge.gate import make_runner
 from server.errors import SightlineError
@@ -21,6 +21,7 @@ from server.logs import set_up_logging
 from server.memory import limit_arenas
 from server.rtc.addresses import media_addresses
 from server.settings import Settings, add_arguments, load_settings
+from server.workers import make_detector
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,13 +20,14 @@ from aiortc import (
 )
 from aiortc.mediastreams import MediaStreamError
 
-from server.app import BULLETIN, INFERENCE, JOURNAL, RECORDER, SIGNALING, load_for_cameras, make_app
+from server.app import BULLETIN, INFERENCE, JOURNAL, RECORDER, SIGNALING, make_app
 from server.history.clips import ClipRecorder
 from server.history.journal import Journal
 from server.inference import Detector, InferenceWorker
 from server.outlets.bulletin import Bulletin
 from server.registry import Registry
 from server.settings import DetectorSettings, Settings
+from server.workers import load_for_cameras
 from tests.fakes import grey_video_frame
 
 DEADLINE_S = 20.0

@@ -10,8 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from server.app import make_detector
 from server.overlay import PALETTE_YUV
+from server.workers import make_detector
 from tests.detector.graphs import write_model
 from tests.fakes import FakeDetector, grey_video_frame
 from tests.serving import Caller, NumberedTrack, Serving, calling, changed, serving, until

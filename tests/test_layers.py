@@ -91,7 +91,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("peers", ("registry", "model_change", "detector_watch")),
     ("dialects", ("outlets/home_assistant",)),
     ("outlets", ("outlets/audience", "outlets/mqtt", "outlets/webhooks")),
-    ("state", ("status",)),
+    ("state", ("load_meter", "status")),
+    ("makers", ("peer_factory", "workers")),
     ("records", ("metrics",)),
     ("gate", ("edge/gate",)),
     ("facts", ("edge/api_facts",)),
@@ -165,11 +166,9 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "segno": ("edge/pages",),
     "simplejpeg": ("images",),
     "sqlalchemy": ("history/store",),
-    "uvloop": ("__main__", "app"),
+    "uvloop": ("__main__",),
     "yaml": ("detector", "settings"),
 }
-# Folders that only group modules: each of these keeps a layer of its own.
-GROUPS = ("access", "analysis", "edge", "history", "outlets")
 # Folders that only group modules: each of these keeps a layer of its own.
 GROUPS = ("access", "analysis", "edge", "history", "outlets")
 FREE = ("numpy",)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from server.app import rtc_options
 from server.errors import SettingsError
+from server.peer_factory import rtc_options
 from server.rtc.options import RtcOptions
 from server.settings import KEYS, RTC_SWITCHES, Settings, add_arguments, load_settings
 

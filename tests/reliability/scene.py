@@ -18,13 +18,13 @@ from bench.impairment import CLEAR, Impairment
 from bench.peer import Peer
 from bench.relay import Relay
 from bench.statistics import freezes, percentile
-from server.app import load_for_cameras
 from server.clock import NS_PER_MS, NS_PER_S, now_ns
 from server.inference import Detector
 from server.rtc.receiver import VideoReceiver
 from server.rtc.statistics import ReceiverStatistics
 from server.session import Session
 from server.settings import DetectorSettings, Settings
+from server.workers import load_for_cameras
 from tests.fakes import FakeDetector
 from tests.reliability.machine import QUIET_P99_MS, Machine, observed_machine
 from tests.reliability.matrix import Matrix, Shown
