@@ -1,11 +1,13 @@
 """How much one caller may ask, and when new calls are refused for the sake of running ones.
 
-Rates are leaky buckets of `aiolimiter`: no thread, no wall clock, one small object a caller.
-Load is measured, not guessed: the loop's lag, the wait for the detector, pixels and processor.
+Rates are leaky buckets of `aiolimiter`: no thread, no wall clock, one small object a caller and
+two for all of them. Load is measured, not guessed: the loop's lag, the wait for the detector,
+pixels and processor.
 """
 
 import math
 import os
+import random
 import resource
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -22,6 +24,10 @@ CALLERS_AT_MOST = 10_000
 MEASURE_EVERY_NS = 250 * NS_PER_MS
 CPU_WINDOW_NS = NS_PER_S
 RETRY_AFTER_S = 5
+# Those who are refused together do not come back together.
+SPREAD_RETRY_AFTER_S = (1, 5)
+# A full burst of new calls is drawn out over so long: frames of running calls pass between two.
+BURST_TAKES_S = 0.5
 # Wrong keys and tokens cost this many requests: guessing is slow, a typing error is not.
 FAILURE_COST = 10
 
@@ -76,6 +82,23 @@ class Buckets:
         return 0
 
 
+class Turns:
+    """New calls of all callers together, one at a time. Nobody waits longer than BURST_TAKES_S:
+    turns come at least as fast as the bucket lets callers in."""
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        self._bucket = AsyncLimiter(burst, burst / per_s)
+        self._turns = AsyncLimiter(1, min(BURST_TAKES_S / burst, 1 / per_s))
+
+    async def wait(self) -> bool:
+        """False at once when there are too many, else True when it is this one's turn."""
+        if not self._bucket.has_capacity():
+            return False
+        await self._bucket.acquire()
+        await self._turns.acquire()
+        return True
+
+
 class CpuMeter:
     """Share of all cores this process used over the last second or more."""
 
@@ -112,6 +135,9 @@ class Limits:
         self._measure = measure
         self._requests = Buckets(settings.requests_per_s, settings.request_burst)
         self._opens = Buckets(settings.opens_per_s, settings.open_burst)
+        self._turns = (
+            Turns(settings.calls_per_s, settings.call_burst) if settings.calls_per_s else None
+        )
         self._refused: Counter[str] = Counter()
         self._load = Load()
         self._measured_at_ns = 0
@@ -171,6 +197,16 @@ class Limits:
                     f"{name}: the server is at {value:.0f} {unit}, at {most:g} it takes no more",
                     RETRY_AFTER_S,
                 )
+
+    async def turn(self) -> None:
+        """One more call, whoever's: building it takes time from those that run, so it waits for its
+        turn or is refused. 503, not 429: the caller may be asking for the first time."""
+        if self._turns is not None and not await self._turns.wait():
+            self._refused["calls_per_s"] += 1
+            raise UnavailableError(
+                f"calls_per_s: the server takes {self._settings.calls_per_s:g} new calls a second",
+                random.randint(*SPREAD_RETRY_AFTER_S),
+            )
 
     def load(self) -> Load:
         at_ns = now_ns()

@@ -187,6 +187,7 @@ class Gate:
         self.limits.admit()
         self._opening[caller.group] += 1
         try:
+            await self.limits.turn()
             await self._read_body(request)
             return await handler(request)
         finally:

@@ -573,6 +573,19 @@ async def test_a_loaded_server_refuses_calls_early_and_goes_on_with_all_else() -
         assert body["limits"]["load"]["cpu_percent"] > 0
 
 
+async def test_beyond_the_rate_of_all_callers_nothing_is_built_or_read() -> None:
+    async with guarded(changed(limits={"calls_per_s": 0.001, "call_burst": 2})) as server:
+        paths = ("/offer", "/whip/cam", "/whep/cam", "/whip/cam")
+        answers = [await server.ask("POST", path, data="x") for path in paths]
+        assert [status for status, _ in answers] == [415, 415, 503, 503]
+        assert all("calls_per_s" in problem["detail"] for _, problem in answers[2:])
+        async with server.http.post(f"{server.url}/whip/cam", data="x") as reply:
+            assert 1 <= int(reply.headers["Retry-After"]) <= 5
+        _, body = await server.ask("GET", "/api/stats")
+        assert body["limits"]["refused"] == {"calls_per_s": 3}
+        assert body["limits"]["settings"]["calls_per_s"] == 0.001
+
+
 async def test_calls_at_the_same_time_count_before_they_are_answered() -> None:
     settings = changed(
         auth={"trusted_proxies": ("127.0.0.1",)}, limits={"max_calls_per_address": 1}

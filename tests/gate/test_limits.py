@@ -1,8 +1,20 @@
 """Rates of callers, and refusals by load."""
 
+import asyncio
+import itertools
+
 import pytest
 
-from server.access.limits import CALLERS_AT_MOST, Buckets, CpuMeter, Limits, Load
+from server.access.limits import (
+    BURST_TAKES_S,
+    CALLERS_AT_MOST,
+    SPREAD_RETRY_AFTER_S,
+    Buckets,
+    CpuMeter,
+    Limits,
+    Load,
+    Turns,
+)
 from server.clock import NS_PER_S
 from server.errors import TooManyError, UnavailableError
 from server.settings import LimitSettings
@@ -83,6 +95,39 @@ def test_a_limit_of_0_is_not_looked_at() -> None:
     loaded = Load(1e4, 1e4, 1e4, 100)
     limits(loaded, admit_loop_lag_ms=0, admit_wait_ms=0).admit()
     limits(Load(99, 499, 1e4, 100)).admit()
+
+
+async def test_all_callers_together_have_a_rate_and_are_refused_at_once_beyond_it() -> None:
+    some = limits(calls_per_s=SLOW_PER_S, call_burst=2)
+    await some.turn()
+    await some.turn()
+    with pytest.raises(UnavailableError, match="calls_per_s") as refusal:
+        await some.turn()
+    least, most = SPREAD_RETRY_AFTER_S
+    assert least <= refusal.value.retry_after_s <= most
+    assert some.statistics().refused == {"calls_per_s": 1}
+
+
+async def test_callers_that_come_together_take_turns() -> None:
+    turns = Turns(SLOW_PER_S, 5)
+    loop = asyncio.get_running_loop()
+    answered: list[tuple[bool, float]] = []
+
+    async def come() -> None:
+        answered.append((await turns.wait(), loop.time()))
+
+    await asyncio.gather(*(come() for _ in range(7)))
+    assert [let_in for let_in, _ in answered] == [True, False, False, True, True, True, True]
+    at_s = [at_s for let_in, at_s in answered if let_in]
+    gaps_s = [later - earlier for earlier, later in itertools.pairwise(at_s)]
+    assert min(gaps_s) >= 0.9 * BURST_TAKES_S / 5
+
+
+async def test_a_rate_of_0_lets_all_in_at_once() -> None:
+    some = limits(calls_per_s=0)
+    for _ in range(1000):
+        await some.turn()
+    assert not some.statistics().refused
 
 
 def test_load_is_not_measured_for_every_call() -> None:

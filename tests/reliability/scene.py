@@ -48,6 +48,7 @@ OPEN_GATES = {
     "admit_loop_lag_ms": 0.0,
     "admit_wait_ms": 0.0,
     "opens_per_s": 0.0,
+    "calls_per_s": 0.0,
     "requests_per_s": 0.0,
     "max_calls_per_address": 0,
 }

@@ -13,6 +13,7 @@ from bench.statistics import percentile
 from server.clock import NS_PER_MS, NS_PER_S, now_ns
 from server.detections import Detected
 from server.pixels import Picture
+from server.settings import LimitSettings
 from tests.fakes import FakeDetector
 from tests.reliability.matrix import Matrix
 from tests.reliability.scene import OPEN_GATES, scene, watch
@@ -46,6 +47,7 @@ async def test_half_open_calls_cost_little_and_are_freed(
     arguments = [
         "--model", "none", "--max-sessions", str(min(count, 1000)), "--opens-per-s", "0",
         "--requests-per-s", "0", "--max-calls-per-address", "0", "--admit-loop-lag-ms", "0",
+        "--calls-per-s", "0",
         "--connect-timeout-s", f"{connect_timeout_s:g}",
     ]  # fmt: skip
     async with server_process(*arguments) as (process, url), Http() as http:
@@ -90,7 +92,9 @@ def late_s() -> float:
 
 @pytest.mark.long
 async def test_a_burst_of_offers_is_answered_or_refused_quickly(matrix: Matrix) -> None:
-    limits = {**OPEN_GATES, "opens_per_s": 5.0, "open_burst": 5}
+    # Callers on this machine have no limits of their own; what all have together is as shipped.
+    usual = LimitSettings()
+    limits = {**OPEN_GATES, "calls_per_s": usual.calls_per_s, "call_burst": usual.call_burst}
     settings = changed(limits=limits, session={"max_sessions": 12})
     async with scene(matrix, settings=settings) as stage:
         await stage.settle()
