@@ -51,7 +51,9 @@ class VideoReceiver(RTCRtpReceiver):
         options: RtcOptions,
     ) -> None:
         self._remote_track: MediaStreamTrack | None = None
-        super().__init__("video", transport)
+        # The kind only chooses aiortc's own buffers and estimator, which ours replace: those for
+        # video are a thousand objects a call.
+        super().__init__("audio", transport)
         self._options = options
         self._codecs: dict[int, RTCRtpCodecParameters] = {}
         self._rtx_sources: dict[int, int] = {}
