@@ -56,9 +56,6 @@ def _serve(settings: Settings) -> int:
     # Without this a thread may hold the interpreter for 5 ms while a packet waits.
     sys.setswitchinterval(settings.server.switch_interval_ms / 1000)
     detector = make_detector(settings)
-    # What start-up made stays; the collector need not walk it again while frames pass.
-    gc.collect()
-    gc.freeze()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_run(settings, detector))
 
@@ -80,6 +77,9 @@ async def _run(settings: Settings, detector: Detector | None) -> int:
                 file=sys.stderr,
             )
             return 2
+    # What start-up made stays; the collector need not walk it again while frames pass.
+    gc.collect()
+    gc.freeze()
     port = runner.addresses[0][1]
     for line in report_lines(settings, detector.reports() if detector else (), port):
         print(line, flush=True)
