@@ -9,7 +9,6 @@ the publisher's offer to the first picture at a viewer), `glass` (WHIP in to WHE
 import argparse
 import asyncio
 import concurrent.futures
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,8 +25,14 @@ from bench.errors import ServerError, UsageError
 from bench.options import CODECS, add_clip, add_output, add_size, add_time
 from bench.peer import Peer
 from bench.record import plain
-from bench.server_process import TAKES_EVERY_CALL, RunningServer, started
+from bench.server_process import (
+    TAKES_EVERY_CALL,
+    TAKES_EVERY_CALLER,
+    RunningServer,
+    started,
+)
 from bench.statistics import Distribution, distribution, median
+from bench.storm import StormProcess
 from bench.usage import UsageMeter
 from server.clock import NS_PER_MS, NS_PER_S, now_ns
 
@@ -220,9 +225,12 @@ class Bench:
             found.glass_ms["call"] = await self._call_ms(stage, "call", settings.seconds)
 
     async def _signalling(self) -> dict[str, Any]:
-        """Offers at a rate, of which few are admitted, beside a call that runs."""
+        """Offers at a rate, of which few are admitted, beside a call that runs.
+
+        They come from one address, so its own limits are lifted; those of the server stay.
+        """
         settings = self._settings
-        arguments = (f"--max-sessions={SIGNALLING_CALLS}",)
+        arguments = (*TAKES_EVERY_CALLER, f"--max-sessions={SIGNALLING_CALLS}")
         async with (
             self._stage("server", detector=True, arguments=arguments) as stage,
             AsyncExitStack() as stack,
@@ -230,15 +238,13 @@ class Bench:
             peer = await self._caller(stage, stack)
             await self._pass(settings.warmup_s, "a call alone: warming up")
             alone = await self._latency(peer, settings.seconds, "a call alone: measuring")
-            storm = Storm(stage.http, stage.server.url, settings.rate)
-            await storm.prepare(stage.executor)
-            task = asyncio.create_task(storm.run())
-            try:
+            sdp = await self._lonely_offer(stage)
+            async with StormProcess() as storms:
+                storming = storms.begin(stage.server.url, sdp, settings.rate, settings.seconds)
                 beside = await self._latency(
                     peer, settings.seconds, f"{settings.rate:g} offers/s: measuring"
                 )
-            finally:
-                await storm.stop(task)
+                storm = await storming
         return {
             "posted_per_s": round(storm.posted / storm.elapsed_s, 1),
             "statuses": dict(storm.statuses),
@@ -247,6 +253,15 @@ class Bench:
             "call_alone_ms": plain(alone),
             "call_beside_ms": plain(beside),
         }
+
+    async def _lonely_offer(self, stage: "Stage") -> str:
+        """An offer as any browser's: nobody will ever answer its checks."""
+        viewer = LightViewer("storm", "H264", stage.executor)
+        viewer.connection.getTransceivers()[0].direction = "sendrecv"
+        await viewer.connection.setLocalDescription(await viewer.connection.createOffer())
+        sdp: str = viewer.connection.localDescription.sdp
+        await viewer.connection.close_within(1.0)
+        return sdp
 
     # --- calls ---
 
@@ -280,14 +295,18 @@ class Bench:
 
     @asynccontextmanager
     async def _stage(
-        self, module: str, *, detector: bool, arguments: Sequence[str] = ()
+        self,
+        module: str,
+        *,
+        detector: bool,
+        arguments: Sequence[str] = TAKES_EVERY_CALL,
     ) -> AsyncIterator["Stage"]:
         settings = self._settings
         model = ["--model", "none"] if not detector else []
         if detector and settings.model is not None:
             model = ["--model", settings.model]
         self._progress(f"starting {module}")
-        command = [module, "--host", "127.0.0.1", *TAKES_EVERY_CALL, *model, *arguments]
+        command = [module, "--host", "127.0.0.1", *model, *arguments]
         timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
         connector = aiohttp.TCPConnector(limit=0)
         async with (
@@ -360,68 +379,6 @@ class Stage:
             if isinstance(member, Publisher):
                 member.camera.stop()
             await member.close(self.http)
-
-
-class Storm:
-    """The same offer again and again at a rate; whatever is admitted is ended at once."""
-
-    def __init__(self, http: aiohttp.ClientSession, url: str, rate: float) -> None:
-        self._http = http
-        self._url = url
-        self._rate = rate
-        self._sdp = ""
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._stopped = False
-        self.posted = 0
-        self.elapsed_s = 0.0
-        self.statuses: Counter[str] = Counter()
-        self.admitted_ms: list[float] = []
-        self.refused_ms: list[float] = []
-
-    async def prepare(self, executor: concurrent.futures.Executor) -> None:
-        """An offer as any browser's: nobody will ever answer its checks."""
-        viewer = LightViewer("storm", "H264", executor)
-        viewer.connection.getTransceivers()[0].direction = "sendrecv"
-        await viewer.connection.setLocalDescription(await viewer.connection.createOffer())
-        self._sdp = viewer.connection.localDescription.sdp
-        await viewer.connection.close_within(1.0)
-
-    async def run(self) -> None:
-        """Until `stop`; the pace does not wait for answers."""
-        begun_ns = now_ns()
-        while not self._stopped:
-            due = int((now_ns() - begun_ns) / NS_PER_S * self._rate)
-            while self.posted < due:
-                self.posted += 1
-                task = asyncio.create_task(self._post())
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-            await asyncio.sleep(0.5 / self._rate)
-            self.elapsed_s = (now_ns() - begun_ns) / NS_PER_S
-
-    async def stop(self, runner: "asyncio.Task[None]") -> None:
-        self._stopped = True
-        await runner
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=HTTP_TIMEOUT_S)
-
-    async def _post(self) -> None:
-        body = {"sdp": self._sdp, "type": "offer", "options": {}}
-        begun_ns = now_ns()
-        try:
-            async with self._http.post(f"{self._url}/offer", json=body) as reply:
-                answer = await reply.json(content_type=None)
-                took_ms = (now_ns() - begun_ns) / NS_PER_MS
-                self.statuses[str(reply.status)] += 1
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            self.statuses[type(error).__name__] += 1
-            return
-        if reply.status != 200:
-            self.refused_ms.append(took_ms)
-            return
-        self.admitted_ms.append(took_ms)
-        async with self._http.delete(f"{self._url}/sessions/{answer['session']}"):
-            pass
 
 
 # --- what was found ---

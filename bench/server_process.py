@@ -24,12 +24,13 @@ POLL_S: Final = 0.02
 LINES_SHOWN: Final = 15
 # A bench asks what the machine can do, so the server takes every call: one that stalled while
 # its model was read would otherwise refuse the first calls for its loop's lag.
-TAKES_EVERY_CALL: Final = (
+TAKES_EVERY_CALLER: Final = (
     "--admit-loop-lag-ms=0",
     "--admit-wait-ms=0",
     "--max-calls-per-address=0",
     "--open-burst=10000",
 )
+TAKES_EVERY_CALL: Final = (*TAKES_EVERY_CALLER, "--calls-per-s=0")
 CHECKOUT: Final = Path(__file__).parents[1]
 
 
