@@ -113,7 +113,15 @@ def make_app(
     # Who may come in.
     holders = (registry, audience, sockets, stills_api)
     holdings = Holdings(lambda held: any(part.has(held) for part in holders))
-    load_meter = LoadMeter(registry, streams, pulls, desk, workers.frames, workers.loop_lag)
+    load_meter = LoadMeter(
+        registry,
+        streams,
+        pulls,
+        desk,
+        workers.frames,
+        workers.loop_lag,
+        settings.limits.memory_limit_mib,
+    )
     gate = Gate(
         settings,
         Authority(settings.auth, *(host for host, _ in settings.server.addresses())),

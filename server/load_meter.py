@@ -3,6 +3,7 @@
 from server.access.limits import CpuMeter, Load
 from server.clock import now_ns
 from server.desk import Desk
+from server.memory import memory_limit_mib, resident_mib
 from server.pull.pulls import Pulls
 from server.registry import Registry
 from server.streams import Streams
@@ -23,7 +24,9 @@ class LoadMeter:
         desk: Desk,
         frames: FrameTelemetry,
         loop_lag: LoopLagSampler,
+        memory_mib: float,
     ) -> None:
+        """`memory_mib` is what this process may have; 0: what the system grants it."""
         self._registry = registry
         self._streams = streams
         self._pulls = pulls
@@ -31,6 +34,7 @@ class LoadMeter:
         self._frames = frames
         self._loop_lag = loop_lag
         self._cpu = CpuMeter()
+        self._memory_mib = memory_mib or memory_limit_mib()
 
     def measure(self) -> Load:
         sessions = self._registry.statistics().sessions
@@ -47,4 +51,5 @@ class LoadMeter:
             inference_wait_p95_ms=self._frames.statistics()["wait"].p95 if live else 0.0,
             megapixels_per_s=pixels / 1e6,
             cpu_percent=self._cpu.percent(),
+            memory_percent=100 * resident_mib() / self._memory_mib,
         )

@@ -1,4 +1,4 @@
-"""What the C library keeps of the memory we gave back to it.
+"""The memory we have, how much we may have, and what the C library keeps of what we gave back.
 
 Loading a model leaves tens of megabytes behind: with YOLOX-nano on OpenVINO 199 MiB are resident
 after loading, 176 after giving back. And each thread that allocates gets an arena of its own,
@@ -7,11 +7,16 @@ up to eight a core, which calls that come and go fill one after another.
 
 import ctypes
 import gc
+import os
+import platform
+import resource
 import sys
+from pathlib import Path
 
 # glibc's number of the option, and the arenas that decoders, encoders and the loop share.
 M_ARENA_MAX = -8
 ARENAS = 2
+MIB = 2**20
 
 
 def limit_arenas() -> None:
@@ -33,3 +38,39 @@ def _from_libc(name: str) -> "ctypes._NamedFuncPointer | None":
     if not sys.platform.startswith("linux"):
         return None
     return getattr(ctypes.CDLL(None), name, None)
+
+
+def resident_mib() -> float:
+    """Resident memory now; where the system does not tell, the most there has been."""
+    if platform.system() == "Linux":
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (MIB if platform.system() == "Darwin" else 2**10)
+
+
+def memory_limit_mib(
+    cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> float:
+    """What this process may have: the least that its cgroups (version 2) grant, or the machine's
+    memory where they grant more or say nothing."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MIB]
+    for group in _groups(cgroups, own):
+        try:
+            limits.append(int((group / "memory.max").read_text()) / MIB)
+        except (OSError, ValueError):
+            # Not there, or "max".
+            continue
+    return min(limits)
+
+
+def _groups(cgroups: Path, own: Path) -> list[Path]:
+    """The group of this process and those that hold it."""
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return []
+    path = next((line[3:] for line in lines if line.startswith("0::")), "")
+    parts = [part for part in path.split("/") if part and part != ".."]
+    return [cgroups.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]

@@ -446,6 +446,14 @@ class LimitSettings:
         0.0, "share of all cores used here beyond which new calls get 503; 0: not looked at",
         low=0, high=100,
     )  # fmt: skip
+    admit_memory_percent: float = key(
+        85.0, "share of its memory used here beyond which new calls get 503; 0: not looked at",
+        low=0, high=100,
+    )  # fmt: skip
+    memory_limit_mib: int = key(
+        0, "memory this process may have; 0: what its cgroup grants, or the machine's",
+        low=0, high=2**24,
+    )  # fmt: skip
     idle_timeout_s: float = key(
         12.0, "a connection without a whole request for so long is closed", low=1, high=600
     )

@@ -6,7 +6,6 @@
 import asyncio
 import dataclasses
 import os
-import platform
 import resource
 import threading
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from server.desk import Desk, DeskStatistics
 from server.history.clips import ClipRecorder, ClipStatistics
 from server.history.journal import Journal, JournalStatistics
 from server.inference import InferenceStatistics
+from server.memory import resident_mib
 from server.outlets.audience import Audience, AudienceStatistics
 from server.outlets.bulletin import Bulletin, BulletinStatistics
 from server.outlets.mqtt import MqttOutlet, MqttStatistics
@@ -138,16 +138,6 @@ class Status:
             tasks=len(asyncio.all_tasks()),
             uptime_s=(now_ns() - self._started_at_ns) / NS_PER_S,
         )
-
-
-def resident_mib() -> float:
-    """Resident memory now; where the system does not tell, the most there has been."""
-    if platform.system() == "Linux":
-        with open("/proc/self/statm") as file:
-            pages = int(file.read().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if platform.system() == "Darwin" else 2**10)
 
 
 def _open_files() -> int:

@@ -2,7 +2,7 @@
 
 Rates are leaky buckets of `aiolimiter`: no thread, no wall clock, one small object a caller and
 two for all of them. Load is measured, not guessed: the loop's lag, the wait for the detector,
-pixels and processor.
+pixels, processor and memory.
 """
 
 import math
@@ -40,6 +40,7 @@ class Load:
     inference_wait_p95_ms: float = 0.0
     megapixels_per_s: float = 0.0
     cpu_percent: float = 0.0
+    memory_percent: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,12 @@ class Limits:
             ("admit_loop_lag_ms", load.loop_lag_p99_ms, settings.admit_loop_lag_ms, "ms"),
             ("admit_wait_ms", load.inference_wait_p95_ms, settings.admit_wait_ms, "ms"),
             ("admit_cpu_percent", load.cpu_percent, settings.admit_cpu_percent, "%"),
+            (
+                "admit_memory_percent",
+                load.memory_percent,
+                settings.admit_memory_percent,
+                "% of its memory",
+            ),
             (
                 "max_megapixels_per_s",
                 load.megapixels_per_s,

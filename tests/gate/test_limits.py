@@ -78,6 +78,7 @@ async def test_opening_has_its_own_rate_and_is_counted() -> None:
         (Load(loop_lag_p99_ms=100), {}, "admit_loop_lag_ms"),
         (Load(inference_wait_p95_ms=500), {}, "admit_wait_ms"),
         (Load(cpu_percent=95), {"admit_cpu_percent": 90}, "admit_cpu_percent"),
+        (Load(memory_percent=85), {}, "admit_memory_percent"),
         (Load(megapixels_per_s=30), {"max_megapixels_per_s": 30}, "max_megapixels_per_s"),
     ],
 )
@@ -92,9 +93,9 @@ def test_a_loaded_server_refuses_new_calls_and_says_by_which_limit(
 
 
 def test_a_limit_of_0_is_not_looked_at() -> None:
-    loaded = Load(1e4, 1e4, 1e4, 100)
-    limits(loaded, admit_loop_lag_ms=0, admit_wait_ms=0).admit()
-    limits(Load(99, 499, 1e4, 100)).admit()
+    loaded = Load(1e4, 1e4, 1e4, 100, 100)
+    limits(loaded, admit_loop_lag_ms=0, admit_wait_ms=0, admit_memory_percent=0).admit()
+    limits(Load(99, 499, 1e4, 100, 84)).admit()
 
 
 async def test_all_callers_together_have_a_rate_and_are_refused_at_once_beyond_it() -> None:
