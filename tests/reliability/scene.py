@@ -1,8 +1,8 @@
 """A real server, a witness that calls it over a clear path, and a subject over a bad one.
 
-Everything runs in one process, on one loop: the figures hold the clients' own share too. Each
-picture carries its number and instant as a bar code, so ages, losses and freezes are read from
-what came back.
+Everything runs in one process, on one loop: the figures hold the clients' own share too; in
+`scene_apart` the server is a process of its own. Each picture carries its number and instant as a
+bar code, so ages, losses and freezes are read from what came back.
 """
 
 import asyncio
@@ -11,6 +11,9 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+
+import psutil
+from aiohttp import ClientSession
 
 from bench.camera import Camera
 from bench.clip import Clip, load_clip
@@ -29,6 +32,7 @@ from tests.fakes import FakeDetector
 from tests.reliability.machine import QUIET_P99_MS, Machine, observed_machine
 from tests.reliability.matrix import Matrix, Shown
 from tests.serving import DEADLINE_S, Serving, changed, serving
+from tests.test_process import server_process
 
 SIZE_WH = (320, 240)
 FPS = 30.0
@@ -84,38 +88,16 @@ class ForgingRelay(Relay):
         return re.sub(r"(a=fingerprint:\S+ )\S\S:\S\S", r"\1AB:CD", super().offer(sdp))
 
 
-@dataclass
-class Stage:
-    """The parts of a scene."""
+@dataclass(kw_only=True)
+class Watched:
+    """A witness, and what it saw before."""
 
-    server: Serving
     witness: Peer
-    clip: Clip
-    stack: AsyncExitStack
-    executor: ThreadPoolExecutor
     machine: Machine
     matrix: Matrix
     seed: int
     baseline: Shown | None = None
     """What the witness saw before."""
-
-    async def call(
-        self,
-        path: Impairment = CLEAR,
-        *,
-        codec: str = "VP8",
-        clip: Clip | None = None,
-        drops_up: Callable[[bytes], bool] | None = None,
-        forged_fingerprint: bool = False,
-    ) -> Subject:
-        """One more caller whose packets go through a relay; closed with the scene."""
-        kind = ForgingRelay if forged_fingerprint else Relay
-        relay = self.stack.enter_context(kind(path, path, self.seed))
-        relay.up.drops = drops_up
-        camera = Camera(clip or self.clip.copy(), FPS, 0.4, PICTURES_AT_MOST)
-        peer = await calling(self, Peer("subject", camera, codec, self.executor, relay=relay))
-        assert peer.answer is not None
-        return Subject(peer, relay, self.server.registry.get(peer.answer.session))
 
     async def settle(self, seconds: float = 1.0, warmup_s: float = 0.7) -> None:
         """Note what the witness sees from now on, with everything in place that shall be."""
@@ -146,9 +128,59 @@ class Stage:
         return told
 
 
-async def calling(stage: Stage, peer: Peer) -> Peer:
-    stage.stack.push_async_callback(peer.close, stage.server.http)
-    await peer.connect(stage.server.http, stage.server.url, {})
+@dataclass(kw_only=True)
+class Stage(Watched):
+    """The parts of a scene in one process."""
+
+    server: Serving
+    clip: Clip
+    stack: AsyncExitStack
+    executor: ThreadPoolExecutor
+
+    async def call(
+        self,
+        path: Impairment = CLEAR,
+        *,
+        codec: str = "VP8",
+        clip: Clip | None = None,
+        drops_up: Callable[[bytes], bool] | None = None,
+        forged_fingerprint: bool = False,
+    ) -> Subject:
+        """One more caller whose packets go through a relay; closed with the scene."""
+        kind = ForgingRelay if forged_fingerprint else Relay
+        relay = self.stack.enter_context(kind(path, path, self.seed))
+        relay.up.drops = drops_up
+        camera = Camera(clip or self.clip.copy(), FPS, 0.4, PICTURES_AT_MOST)
+        peer = Peer("subject", camera, codec, self.executor, relay=relay)
+        await calling(self.stack, self.server.http, self.server.url, peer)
+        assert peer.answer is not None
+        return Subject(peer, relay, self.server.registry.get(peer.answer.session))
+
+
+@dataclass(kw_only=True)
+class StageApart(Watched):
+    """The parts of a scene whose server is a process of its own, as it runs."""
+
+    process: psutil.Process
+    url: str
+    http: ClientSession
+    log: list[str]
+    """Its lines since the start."""
+
+    def cpu_s(self) -> float:
+        """Processor time that the server has used."""
+        return sum(self.process.cpu_times()[:2])
+
+    async def refused_datagrams(self) -> int:
+        """Of the witness's call."""
+        async with self.http.get(f"{self.url}/api/stats") as reply:
+            [session] = (await reply.json())["sessions"]
+        return sum(session["peer"]["rejected_datagrams"].values())
+
+
+async def calling(stack: AsyncExitStack, http: ClientSession, url: str, peer: Peer) -> Peer:
+    stack.push_async_callback(peer.close, http)
+    await peer.connect(http, url, {})
     await peer.wait_first_picture(DEADLINE_S)
     return peer
 
@@ -174,11 +206,54 @@ async def scene(
         matrix.observe(machine)
         executor = ThreadPoolExecutor(2, "client-encode")
         stack.callback(executor.shutdown, wait=False)
-        camera = Camera(clip, FPS, 0.0, PICTURES_AT_MOST)
-        witness = Peer("witness", camera, codec, executor)
-        stage = Stage(server, witness, clip, stack, executor, machine, matrix, seed)
-        await calling(stage, witness)
-        yield stage
+        witness = Peer("witness", Camera(clip, FPS, 0.0, PICTURES_AT_MOST), codec, executor)
+        yield Stage(
+            witness=await calling(stack, server.http, server.url, witness),
+            machine=machine,
+            matrix=matrix,
+            seed=seed,
+            server=server,
+            clip=clip,
+            stack=stack,
+            executor=executor,
+        )
+
+
+@asynccontextmanager
+async def scene_apart(matrix: Matrix, *arguments: str, seed: int = 1) -> AsyncIterator[StageApart]:
+    """A server in a process of its own, which the caller's share of work does not slow down."""
+    clip = load_clip(None, SIZE_WH, FPS, 8 << 20)
+    gates = [f"--{name.replace('_', '-')}={value}" for name, value in OPEN_GATES.items()]
+    async with (
+        observed_machine() as machine,
+        server_process("--model=none", "--demo=off", *gates, *arguments) as (process, url),
+        ClientSession() as http,
+        AsyncExitStack() as stack,
+    ):
+        matrix.observe(machine)
+        log: list[str] = []
+        assert process.stderr is not None
+        reading = asyncio.create_task(gather_lines(process.stderr, log))
+        stack.callback(reading.cancel)
+        executor = ThreadPoolExecutor(1, "client-encode")
+        stack.callback(executor.shutdown, wait=False)
+        witness = Peer("witness", Camera(clip, FPS, 0.0, PICTURES_AT_MOST), "VP8", executor)
+        yield StageApart(
+            witness=await calling(stack, http, url, witness),
+            machine=machine,
+            matrix=matrix,
+            seed=seed,
+            process=psutil.Process(process.pid),
+            url=url,
+            http=http,
+            log=log,
+        )
+
+
+async def gather_lines(stream: asyncio.StreamReader, lines: list[str]) -> None:
+    """Until it ends."""
+    while line := await stream.readline():
+        lines.append(line.decode(errors="replace"))
 
 
 def shown(peer: Peer, begin_ns: int, end_ns: int) -> Shown:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import re
+import socket
 import struct
 import sys
 from collections.abc import Callable, Iterator
@@ -14,10 +15,10 @@ import pytest
 from aiortc.rtp import RtpPacket, pack_rtcp_packet
 
 from server.clock import NS_PER_S, now_ns
+from server.memory import resident_mib
 from server.rtc.receiver import MAX_SOURCES
-from server.status import resident_mib
 from tests.reliability.matrix import Matrix
-from tests.reliability.scene import Stage, Subject, scene
+from tests.reliability.scene import StageApart, Subject, scene, scene_apart
 from tests.reliability.stranger import KINDS
 from tests.serving import until
 
@@ -25,57 +26,70 @@ pytestmark = pytest.mark.loopback
 
 ROOT = Path(__file__).parents[2]
 SEED = 77
+SETTLE_S = 0.7
 FLOODS = {"H1": "empty", "H2": "oversize", "H3": "dtls", "H4": "stun", "H5 without keys": "media"}
 
 
-def media_addresses(stage: Stage) -> list[tuple[str, int]]:
+def media_address(stage: StageApart) -> tuple[str, int]:
     """Where the server listens for the witness."""
-    assert stage.witness.answer is not None
     sdp = stage.witness.connection.remoteDescription.sdp
-    found = re.findall(r"a=candidate:\S+ 1 udp \d+ (\d+\.\d+\.\d+\.\d+) (\d+) typ host", sdp)
-    return list(dict.fromkeys((host, int(port)) for host, port in found))
+    found = re.search(r"a=candidate:\S+ 1 udp \d+ (\d+\.\d+\.\d+\.\d+) (\d+) typ host", sdp)
+    assert found is not None, sdp
+    return found[1], int(found[2])
 
 
-async def flood(stage: Stage, kind: str, per_s: int, seconds: float) -> int:
-    """From a process of its own to the witness's port; how many datagrams left."""
-    host, port = media_addresses(stage)[0]
+async def flood(address: tuple[str, int], kind: str, per_s: int, seconds: float) -> int:
+    """From a process of its own; how many datagrams left."""
+    host, port = address
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.reliability.stranger", kind, host, str(port), str(per_s),
-        str(seconds), str(SEED), cwd=ROOT, stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-S", "-m", "tests.reliability.stranger", kind, host, str(port),
+        str(per_s), str(seconds), str(SEED), cwd=ROOT, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     output, _ = await process.communicate()
     assert process.returncode == 0
     return int(output)
 
 
+async def settle_beside_a_flood(stage: StageApart, per_s: int, seconds: float) -> None:
+    """What the witness sees while as much is sent to a socket of nobody's: the stranger's own
+    share of this machine is then in both figures."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind((media_address(stage)[0], 0))
+        elsewhere = asyncio.create_task(
+            flood(nobody.getsockname(), "media", per_s, seconds + SETTLE_S)
+        )
+        await stage.settle(seconds, SETTLE_S)
+        await elsewhere
+
+
 @pytest.mark.parametrize(
     ("per_s", "seconds"), [(2000, 0.4), pytest.param(10_000, 4.0, marks=pytest.mark.long)]
 )
 async def test_a_stranger_s_flood_costs_the_witness_little(
-    per_s: int, seconds: float, matrix: Matrix, caplog: pytest.LogCaptureFixture
+    per_s: int, seconds: float, matrix: Matrix
 ) -> None:
     assert set(FLOODS.values()) == set(KINDS)
-    async with scene(matrix, seed=SEED) as stage:
-        await stage.settle()
-        session = stage.server.registry.get(stage.witness.answer.session)  # type: ignore[union-attr]
+    async with scene_apart(matrix, seed=SEED) as stage:
+        await settle_beside_a_flood(stage, per_s, max(1.0, seconds))
         for case, kind in FLOODS.items():
-            caplog.clear()
-            before = sum(session.statistics().peer.rejected_datagrams.values())
+            before, lines, spent_s = await stage.refused_datagrams(), len(stage.log), stage.cpu_s()
             begin_ns = now_ns()
-            sent = await flood(stage, kind, per_s, seconds)
+            sent = await flood(media_address(stage), kind, per_s, seconds)
             end_ns = now_ns()
+            cpu = 100e9 * (stage.cpu_s() - spent_s) / (end_ns - begin_ns)
             told = await stage.witnessed(begin_ns, end_ns)
-            rejected = sum(session.statistics().peer.rejected_datagrams.values()) - before
-            lines = [one for one in caplog.records if one.name.startswith(("server", "aio"))]
+            refused = await stage.refused_datagrams() - before
+            lines = len(stage.log) - lines
             stage.witness.check_alive()
             matrix.record(
                 f"{case} {per_s}/s",
                 seed=SEED,
-                figure=f"{sent} datagrams, {rejected} refused one by one, {len(lines)} log lines; "
-                f"{told}",
+                figure=f"{sent} datagrams in {(end_ns - begin_ns) / NS_PER_S:.1f} s, {refused} "
+                f"refused one by one, {lines} log lines, server {cpu:.0f} % of a core; {told}",
                 threshold="p95 +20 %, no gap over 500 ms, at most 3 log lines",
-                note="what is not counted the kernel dropped, or is STUN that nobody asked for",
-                holds=len(lines) <= 3 and rejected > 0,
+                note="the first p95 is beside such a flood to a socket of nobody's; what is not "
+                "counted the kernel dropped, or is STUN that nobody asked for",
+                holds=lines <= 3 and refused > 0 and sent >= 0.9 * per_s * seconds,
             )
 
 
