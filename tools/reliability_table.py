@@ -38,12 +38,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def take(record: dict[str, Any], folder: Path) -> None:
-    """Replace what the folder has news of."""
+    """Replace what the folder has news of. A case that was not covered and now is needs no word
+    of that any more."""
     lines = {line["case"]: line for line in record["lines"]}
     for path in sorted(folder.glob("*.json")):
         line = json.loads(path.read_text(encoding="utf-8"))
         lines[line["case"]] = line
     record["lines"] = sorted(lines.values(), key=lambda line: order(line["case"]))
+    told = {order(case)[:2] for case in lines}
+    for case in [case for case, entry in record["elsewhere"].items() if not entry["tests"]]:
+        if order(case)[:2] in told:
+            del record["elsewhere"][case]
     record["python"] = platform.python_version()
 
 

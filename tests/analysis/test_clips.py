@@ -1,12 +1,10 @@
 """Clips begin before their event, play everywhere, and never touch live video."""
 
 import asyncio
-import contextlib
 import dataclasses
 import io
 import os
-import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,11 @@ from server.errors import UnprocessableError
 from server.history.clips import ClipRecorder
 from server.history.mp4 import make_movie
 from server.history.reel import OpenClip, Reel
-from server.outlets.bulletin import Subscription
 from server.settings import ClipSettings
 from tests.analysis.films import Camera
-from tests.analysis.happenings import begins, ends
 from tests.fakes import FakeDetector
 from tests.gate.guarded import ADMIN, FRONT, guarded, guarded_settings
-from tests.gateway.watching import Watcher, sending, watching
+from tests.gateway.watching import sending
 from tests.serving import DEADLINE_S, Serving, changed, serving, until
 
 pytestmark = pytest.mark.loopback
@@ -319,91 +315,8 @@ async def test_clips_of_other_streams_are_as_if_they_were_not(tmp_path: Path) ->
         assert (await server.ask("GET", clip["url"]))[0] == 401
 
 
-@contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own with room for next to nothing."""
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, check=False) if os.geteuid() == 0 else None
-    if done is None or done.returncode:
-        pytest.skip("mounting a small file system takes root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def enlarge(folder: Path) -> None:
-    subprocess.run(["mount", "-o", "remount,size=50m", str(folder)], check=True)
-
-
-@pytest.mark.long
-async def test_a_full_disk_stops_recording_with_an_alarm_and_not_the_video(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as disk:
-        async with recording(tmp_path / "state", clips_dir=str(disk)) as server:
-            listener = server.bulletin.subscribe(["events"])
-            await put_zones(server, "yard")
-            async with sending(server, "yard"), watching(server, "yard") as watcher:
-                server.journal.happened(begins(stream="yard"))
-                alarm = await told(
-                    server, listener, watcher, lambda event: event["kind"] == "signal"
-                )
-                assert alarm["class"] == "recording_stopped"
-                assert alarm["ended_unix_ms"] is None
-                for _ in range(10):
-                    await watcher.picture()
-                clips = (await server.stats())["clips"]
-                assert clips["state"] == "stopped"
-                assert "space" in clips["last_error"].lower() or "MiB" in clips["last_error"]
-                assert clips["recording"] == 0
-                assert clips["memory_bytes"] == 0
-                assert (await ask(server, "/healthz"))[0] == 200
-                assert names_in(disk) == []
-                stored = (await ask(server, "/api/events?kind=signal"))[1]["events"]
-                assert [event["id"] for event in stored] == [alarm["id"]]
-                # When there is room again, the next file ends the alarm.
-                enlarge(disk)
-                recorder_of(server)._try_again()
-                server.journal.happened(begins(stream="yard"))
-                message = await told(
-                    server, listener, watcher, lambda event: event["id"] == alarm["id"]
-                )
-                assert message["ended_unix_ms"] is not None
-                assert (await server.stats())["clips"]["state"] == "ready"
-
-
-async def told(
-    server: Serving,
-    listener: Subscription,
-    watcher: Watcher,
-    wanted: Callable[[Mapping[str, Any]], bool],
-) -> Mapping[str, Any]:
-    """The event that is waited for, while pictures come and clips end."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            # All of them: more come with every picture.
-            while listener.statistics().waiting:
-                message = (await listener.next()).message
-                if wanted(message):
-                    return message
-            await watcher.picture()
-            # Whoever is in the zone stays there; the clip has to end for a file.
-            end_clip(server)
-
-
 def recorder_of(server: Serving) -> ClipRecorder:
     return server.recorder
-
-
-def end_clip(server: Serving) -> None:
-    for reel in recorder_of(server)._reels.values():
-        if reel.open is not None:
-            reel.open.going_on.clear()
-            reel.open.until_ns = 0
-    for name in ("yard",):
-        happening = begins(stream=name, pictured=False)
-        server.journal.happened(happening)
-        server.journal.happened(ends(happening))
 
 
 def names_in(folder: Path) -> list[str]:

@@ -3,7 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.analysis.conftest import postgres
 from tests.reliability.matrix import Matrix
+
+__all__ = ["matrix", "postgres"]
 
 
 @pytest.fixture

@@ -56,7 +56,11 @@ def test_tests_that_are_named_exist() -> None:
 
 
 def test_news_replace_what_was_known(tmp_path: Path) -> None:
-    record = {"lines": [{"case": "N2 up", "figure": "old"}, {"case": "F1", "figure": "kept"}]}
+    wanted = {"told": "not yet", "wanted": "it", "tests": []}
+    record = {
+        "lines": [{"case": "N2 up", "figure": "old"}, {"case": "F1", "figure": "kept"}],
+        "elsewhere": {"N10": wanted, "N1": wanted, "F1": {**wanted, "tests": ["another"]}},
+    }
     (tmp_path / "a.json").write_text(json.dumps({"case": "N2 up", "figure": "new"}))
     (tmp_path / "b.json").write_text(json.dumps({"case": "N10", "figure": "added"}))
     take(record, tmp_path)
@@ -65,6 +69,7 @@ def test_news_replace_what_was_known(tmp_path: Path) -> None:
         ("N10", "added"),
         ("F1", "kept"),
     ]
+    assert [*record["elsewhere"]] == ["N1", "F1"], "what is measured is not missing any more"
 
 
 def test_cases_are_in_the_order_of_the_matrix() -> None:
