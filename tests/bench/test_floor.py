@@ -28,8 +28,16 @@ def test_every_stage_is_measured_and_drawing_is_not_in_the_sum(
 
 
 def test_a_glass_record_holds_the_floor_and_the_ratio_to_it(
-    moving_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    moving_clip: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # As many pictures as a real floor has take four seconds.
+    whole = GlassSettings.floor_args
+    monkeypatch.setattr(
+        GlassSettings, "floor_args", lambda settings: [*whole(settings), "--frames", "12"]
+    )
     arguments = ["glass", "--no-detector", "--size", "320x240", "--clip", str(moving_clip)]
     arguments += ["--seconds", "1", "--warmup", "0.2", "--floor", "--out", str(tmp_path), "--json"]
     assert main(arguments) == OK

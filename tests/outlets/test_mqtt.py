@@ -311,7 +311,8 @@ async def test_without_the_extra_one_line_says_what_to_install(
 
 async def test_a_camera_at_the_server_is_seen_at_the_broker(tmp_path: Path) -> None:
     async with brokering(tmp_path) as broker, overhearing(broker.port) as overheard:
-        keys = {"mqtt_url": f"mqtt://127.0.0.1:{broker.port}", "mqtt_counts_per_s": 20}
+        url = f"mqtt://127.0.0.1:{broker.port}"
+        keys = {"mqtt_url": url, "mqtt_counts_per_s": 20, "mqtt_snapshot_s": 0.2}
         async with (
             serving(FakeDetector(), changed(mqtt=keys)) as server,
             calling(server, stream="porch"),
