@@ -104,8 +104,8 @@ async def _wait_ready(url: str, process: asyncio.subprocess.Process) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """First politely, then not."""
-    for stop_signal in (signal.SIGTERM, signal.SIGKILL):
+    """First politely, then not. Nobody is left to be sent elsewhere, as SIGTERM would."""
+    for stop_signal in (signal.SIGINT, signal.SIGKILL):
         if process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
