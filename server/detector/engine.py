@@ -18,6 +18,7 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from server.detector.openvino import OpenVinoSession, library
 from server.detector.providers import Host, Way, available_cores, has_native_bf16
 from server.detector.spec import AnyArray, TensorInfo
 from server.errors import ModelError
@@ -64,6 +65,15 @@ class FeedPlan:
     """Further inputs, one row per picture."""
     dimensions: Mapping[str, int]
     """Values for the open dimensions that have names."""
+    outputs: tuple[str, ...]
+    """Their names, in the model's order."""
+
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """By name; -1 for a batch of any size up to `batch`."""
+        rows = self.batch if self.fixed_batch or self.batch == 1 else -1
+        shapes = {self.name: self.shape}
+        shapes |= {name: value.shape[1:] for name, value in self.constants.items()}
+        return {name: (rows, *shape) for name, shape in shapes.items()}
 
 
 def host() -> Host:
@@ -76,17 +86,20 @@ def runtime_version() -> str:
     return f"onnxruntime {ort.__version__}"
 
 
-def open_session(way: Way, dimensions: Mapping[str, int]) -> Any:
-    """An onnxruntime session that really runs on the way's provider; ModelError otherwise."""
+def open_session(way: Way, dimensions: Mapping[str, int], *, optimised: bool = True) -> Any:
+    """An onnxruntime session that really runs on the way's provider; ModelError otherwise.
+
+    It keeps the interpreter's lock for as long as that takes: half as long if not `optimised`,
+    which will do for a look at what a file takes and gives.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = QUIET
     options.intra_op_num_threads = way.threads
     options.inter_op_num_threads = 1
     # Idle threads that spin take the cores from decoding and encoding between frames.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if way.provider == "openvino":
-        # It optimises the graph itself: the same speed, and a fifth less of the time for which
-        # loading holds the interpreter (240 ms to 200 for YOLOX-nano, 260 to 220 for YOLO26n).
+    if way.provider == "openvino" or not optimised:
+        # OpenVINO optimises the graph itself: the same speed, sooner there.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     for name, value in dimensions.items():
         options.add_free_dimension_override_by_name(name, value)
@@ -137,15 +150,18 @@ class Engine:
     def __init__(self, way: Way, feed: FeedPlan) -> None:
         self.way = way
         self._feed = feed
-        self._session = session = open_session(way, feed.dimensions)
-        by_name = {arg.name: arg for arg in session.get_inputs()}
-        if feed.name not in by_name:
-            raise ModelError(f"{way.path.name}: has no input {feed.name}")
-        dtype = NUMPY_TYPES[by_name[feed.name].type]
-        self._output_names = [output.name for output in session.get_outputs()]
+        self._session: Any = _openvino_session(way, feed)
+        if self._session is not None:
+            dtype = self._session.input_types[feed.name]
+        else:
+            self._session = open_session(way, feed.dimensions)
+            by_name = {arg.name: arg for arg in self._session.get_inputs()}
+            if feed.name not in by_name:
+                raise ModelError(f"{way.path.name}: has no input {feed.name}")
+            dtype = NUMPY_TYPES[by_name[feed.name].type]
         self.input: AnyArray = np.zeros((feed.batch, *feed.shape), dtype)
         """Filled by the caller up to the number of pictures, then `run`."""
-        self._on_device = _DeviceFeed(session, feed) if way.provider == "cuda" else None
+        self._on_device = _DeviceFeed(self._session, feed) if way.provider == "cuda" else None
 
     def run(self, count: int, run_options: Any = None) -> dict[str, AnyArray]:
         """Outputs by name for the first `count` pictures of `input`, floats as float32."""
@@ -155,10 +171,10 @@ class Engine:
         else:
             feeds = {self._feed.name: self.input[:rows]}
             feeds |= {name: value[:rows] for name, value in self._feed.constants.items()}
-            arrays = self._session.run(self._output_names, feeds, run_options)
+            arrays = self._session.run(self._feed.outputs, feeds, run_options)
         return {
             name: array.astype(np.float32) if array.dtype == np.float16 else array
-            for name, array in zip(self._output_names, arrays, strict=True)
+            for name, array in zip(self._feed.outputs, arrays, strict=True)
         }
 
     def warm_up(self, runs: int = WARM_UP_RUNS) -> dict[str, AnyArray]:
@@ -188,6 +204,18 @@ class Engine:
         finally:
             timer.cancel()
         return outputs
+
+
+def _openvino_session(way: Way, feed: FeedPlan) -> OpenVinoSession | None:
+    """None for other providers, and for what only onnxruntime can hand to OpenVINO: in parts."""
+    openvino = library() if way.provider == "openvino" else None
+    if openvino is None:
+        return None
+    try:
+        return OpenVinoSession(openvino, way, feed.input_shapes(), feed.outputs)
+    except RuntimeError as error:
+        logger.info("%s: OpenVINO alone does not take it: %s", way.path.name, one_line(error))
+        return None
 
 
 class _DeviceFeed:

@@ -243,12 +243,12 @@ def _read_model(
         outline.is_dynamically_quantised,
     )
     reference = reference_way(file.full(), settings.threads or machine.cores)
-    inputs, outputs, metadata = read_interface(open_session(reference, {}))
+    inputs, outputs, metadata = read_interface(open_session(reference, {}, optimised=False))
     picture, others = _picture_input(inputs, path)
     family = sidecar.family or metadata.get("sightline.family") or metadata.get("family")
     overrides = _input_overrides(metadata, sidecar)
     input_wh = _input_wh(picture, overrides, metadata, outputs)
-    feed = _feed(picture, others, input_wh, settings.max_batch, path)
+    feed = _feed(picture, others, outputs, input_wh, settings.max_batch, path)
     engine = Engine(reference, feed)
     engine.input.fill(GREY / 255 if engine.input.dtype.kind == "f" else GREY)
     named = read_labels(label_path) if label_path else sidecar.names
@@ -337,6 +337,7 @@ def _input_wh(
 def _feed(
     picture: TensorInfo,
     others: Sequence[TensorInfo],
+    outputs: Sequence[TensorInfo],
     input_wh: tuple[int, int],
     max_batch: int,
     path: Path,
@@ -361,6 +362,7 @@ def _feed(
         fixed_batch=fixed_batch,
         constants={info.name: _constant(info, count, input_wh, path) for info in others},
         dimensions=dimensions,
+        outputs=tuple(info.name for info in outputs),
     )
 
 

@@ -16,7 +16,7 @@ from tests.detector.test_families import NAMES, even_picture, load, yolo26
 
 pytestmark = pytest.mark.unit
 
-FEED = FeedPlan("images", (3, 64, 64), 1, True, {}, {})
+FEED = FeedPlan("images", (3, 64, 64), 1, True, {}, {}, ("output0",))
 
 
 class FailingEngine(Engine):
