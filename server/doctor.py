@@ -1,5 +1,6 @@
 """`python -m server doctor`: what would run here, found out by running it."""
 
+import errno
 import ipaddress
 import json
 import platform
@@ -72,17 +73,17 @@ def run_doctor(settings: Settings, *, as_json: bool) -> int:
     load_s = time.perf_counter() - began
     for line in report_lines(settings, engines):
         print(line)
-    port_problem = _port_problem(settings)
+    no_port = port_problem(settings)
     packages = _versions()
     print(f"  load       {load_s:.1f} s for the detector, parity {_parity(settings, engines)}")
     print(f"  python     {platform.python_version()} on {platform.platform()}")
     print(f"  packages   {', '.join(f'{name} {version}' for name, version in packages.items())}")
-    for text in (problem, port_problem):
+    for text in (problem, no_port):
         if text:
             print(f"  PROBLEM    {text}", file=sys.stderr)
     if as_json:
-        print(json.dumps(_json(settings, engines, packages, [problem, port_problem])))
-    return 1 if problem or port_problem else 0
+        print(json.dumps(_json(settings, engines, packages, [problem, no_port])))
+    return 1 if problem or no_port else 0
 
 
 def _parity(settings: Settings, engines: Sequence[EngineReport]) -> str:
@@ -125,16 +126,32 @@ def _bracketed(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _port_problem(settings: Settings) -> str:
-    for host, port in settings.server.addresses():
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                return f"port: {host}:{port}: {error.strerror}"
+def port_problem(settings: Settings) -> str:
+    """Why we could not listen where the settings want it; empty where we can."""
+    addresses = settings.server.addresses()
+    for index, (host, port) in enumerate(addresses):
+        shown = f"{_bracketed(host)}:{port}"
+        if port and (host, port) in addresses[:index]:
+            return f"listen: {shown} is named twice"
+        try:
+            _bind(host, port)
+        except OSError as error:
+            is_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+            name = "listen" if index else "port" if is_port else "host"
+            return f"{name}: cannot listen on {shown}: {error.strerror}"
     return ""
+
+
+def _bind(host: str, port: int) -> None:
+    """Take all addresses of that name for a moment."""
+    for family, kind, _, _, address in socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(address)
 
 
 def _versions() -> dict[str, str]:

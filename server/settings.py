@@ -7,6 +7,7 @@ YAML file, in that order of strength. Parts of the server receive only their own
 import argparse
 import dataclasses
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -649,6 +650,9 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip("[]"), port
 
 
+# As browsers take it; a page given another one could not begin a call.
+_ICE_SERVER = re.compile(r"stuns?:[^\s/?#]+|turns?:[^\s/?#]+(\?transport=(udp|tcp))?")
+
 KEYS = _keys()
 _KEYS_BY_NAME = {row.name: row for row in KEYS}
 
@@ -741,6 +745,14 @@ def load_settings(
     return settings
 
 
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Variables that look like settings and are none. Not refused: Kubernetes makes some."""
+    known = {row.variable for row in KEYS} | {ENVIRONMENT_PREFIX + "CONFIG"}
+    return sorted(
+        name for name in environment if name.startswith(ENVIRONMENT_PREFIX) and name not in known
+    )
+
+
 def _build(group_type: type[Group], values: Mapping[str, Any]) -> Group:
     names = [item.name for item in dataclasses.fields(group_type)]  # type: ignore[arg-type]
     return group_type(**{name: values[name] for name in names if name in values})
@@ -772,6 +784,11 @@ def _from_file(path: Path) -> dict[str, Any]:
 def _check_together(settings: Settings) -> None:
     settings.rtc.port_pair()
     settings.server.addresses()
+    for url in settings.rtc.ice_servers:
+        if not _ICE_SERVER.fullmatch(url):
+            raise SettingsError(
+                f"ice_servers: {url!r} is not like stun:HOST:PORT or turn:HOST:PORT?transport=udp"
+            )
     images = settings.images
     if images.max_image_megapixels > images.image_memory_megapixels:
         raise SettingsError(

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import ClientSession
 from aiortc import RTCSessionDescription
 
+from server.__main__ import main
 from tests.fakes import FakeDetector
 from tests.serving import Caller, changed, serving, until
 
@@ -175,6 +176,11 @@ async def test_sigint_stops_as_well() -> None:
         (["--model", "README.md"], ["README.md"]),
         (["--video-codecs", "AV1"], ["video_codecs", "AV1"]),
         (["--config", "nowhere.yaml"], ["config", "nowhere.yaml"]),
+        (["--tls-certificate", "nowhere.pem", "--port", "0"], ["tls_certificate", "nowhere.pem"]),
+        (["--host", "nowhere.invalid"], ["host", "nowhere.invalid"]),
+        (["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:1"], ["listen", "127.0.0.1:1"]),
+        # Found only when the model is there, whose other shapes are just being made.
+        (["--port", "0", "--auth", "on", "--api-keys", "short"], ["api_keys", "24 to 200"]),
     ],
 )
 def test_a_wrong_start_is_one_clear_line_and_exit_code_2(
@@ -204,6 +210,51 @@ def test_variables_set_what_flags_do() -> None:
     result = run_server(SIGHTLINE_PORT="none")
     assert result.returncode == 2
     assert "SIGHTLINE_PORT: port: 'none'" in result.stderr
+
+
+def test_a_variable_that_is_no_setting_is_told() -> None:
+    result = run_server("--host", "nowhere.invalid", SIGHTLINE_PROT="9000")
+    assert "SIGHTLINE_PROT: no such setting" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--prot", "9000"], "--prot: no such setting; --port may be meant"),
+        (["--nonsense=1"], "--nonsense: no such setting; --help lists them"),
+        (["sevre"], "'sevre' is not one of serve, doctor, token"),
+    ],
+)
+def test_a_slip_of_the_pen_is_told_in_two_lines(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    usage, error = capsys.readouterr().err.splitlines()
+    assert "[--SETTING VALUE ...]" in usage
+    assert told in error
+
+
+def test_an_interrupted_start_leaves_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("server.__main__.make_detector", load)
+    monkeypatch.setattr("server.__main__.limit_arenas", lambda: None)
+    monkeypatch.setattr("sys.setswitchinterval", lambda _: None)
+    monkeypatch.setattr("server.__main__.set_up_logging", lambda *_: None)
+    assert main(["--port", "0", "--model", "none"]) == 130
+
+
+def test_a_python_without_the_packages_says_where_they_are() -> None:
+    result = subprocess.run(
+        [sys.executable, "-S", "-m", "server"],
+        cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.startswith("sightline: the package aiohttp is not installed")
+    assert "Traceback" not in result.stderr
 
 
 def test_doctor_tells_what_would_run_and_fails_when_it_would_not() -> None:

@@ -78,6 +78,7 @@ def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
         (["--listen", "127.0.0.1:70000"], ["listen", "70000"]),
         (["--max-image-megapixels", "200"], ["max_image_megapixels", "200", "100"]),
         (["--config", "/nowhere/x.yaml"], ["config", "/nowhere/x.yaml"]),
+        (["--ice-servers", "stun.example:3478"], ["ice_servers", "stun.example", "turn:HOST"]),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line_that_names_it(

@@ -122,7 +122,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"labels: {path} cannot be read as text: {error}") from error
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise ModelError(f"labels: {path} cannot be read as text: {reason}") from error
     names = tuple(line.strip() for line in text.rstrip().splitlines())
     if not names or not all(names):
         raise ModelError(f"labels: {path} has no names or an empty line between them")

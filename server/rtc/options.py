@@ -92,7 +92,7 @@ class RtcOptions:
             try:
                 ipaddress.ip_address(address)
             except ValueError:
-                raise SettingsError(f"announced: {address!r} is not an IP address") from None
+                raise SettingsError(f"announce: {address!r} is not an IP address") from None
         if self.port_range is not None:
             first, last = self.port_range
             if not 1024 <= first <= last <= 65535:

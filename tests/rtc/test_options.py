@@ -17,7 +17,7 @@ pytestmark = pytest.mark.unit
         ({"h264_encoder": "qsv"}, "h264_encoder: qsv is not one of auto, libx264, h264_nvenc"),
         ({"bitrate_min_bps": 1}, "bitrate_min_bps, bitrate_max_bps: 1, "),
         ({"bitrate_min_bps": 7_000_000}, "do not rise within"),
-        ({"announced": ("example.org",)}, "announced: 'example.org' is not an IP address"),
+        ({"announced": ("example.org",)}, "announce: 'example.org' is not an IP address"),
         ({"port_range": (80, 90)}, "port_range: 80-90 does not rise within 1024..65535"),
         ({"port_range": (50_001, 50_000)}, "port_range: 50001-50000"),
         ({"gather_timeout_s": 0}, "gather_timeout_s: 0 is outside 0.1..10.0"),
