@@ -36,7 +36,6 @@ from server.streams import Streams
 LOOK_S = 2.0
 # What may wait in a connection before newer detections replace older ones.
 WAITING_BYTES = 16 * 1024
-POLL_S = 0.02
 RETRY_MS = 3000
 STREAMS_AT_MOST = 64
 MESSAGE_BYTES_AT_MOST = 1024
@@ -44,10 +43,6 @@ MESSAGE_BYTES_AT_MOST = 1024
 KINDS = {DETECTIONS: "detections", EVENTS: "event", STATUS: "status"}
 
 Send = Callable[[str, str, str], Awaitable[None]]
-
-
-class TooSlow(Exception):
-    """The reader took nothing for `listener_timeout_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,18 +199,20 @@ class EventApi:
                 names = notice.names
                 await send("hello", _hello(names), "")
             own_id = f"{self.bulletin.run}-{notice.number}" if notice.topic == EVENTS else ""
-            await send(KINDS[notice.topic], notice.text, own_id)
+            try:
+                async with asyncio.timeout(settings.listener_timeout_s):
+                    await send(KINDS[notice.topic], notice.text, own_id)
+                    # Until the reader has taken most of it: what came meanwhile goes as one.
+                    await request.writer.drain()
+            except TimeoutError:
+                listener.end(SLOW)
+                # What waits in it is never read: nothing is gained by a polite end.
+                transport.abort()
+                return
             listener.sent += 1
             spoke_at_ns = now_ns()
             if ends_with and notice.message.get("state") == ENDED:
                 listener.end(STREAM_ENDED)
-                return
-            try:
-                await _room(transport, settings.listener_timeout_s)
-            except TooSlow:
-                listener.end(SLOW)
-                # What waits in it is never read: nothing is gained by a polite end.
-                transport.abort()
                 return
 
     @contextmanager
@@ -290,18 +287,10 @@ async def _next(subscription: Subscription, look_s: float) -> Notice | None:
         return None
 
 
-async def _room(transport: asyncio.Transport, timeout_s: float) -> None:
-    """Wait until the reader has taken most of what was sent."""
-    since_ns = now_ns()
-    # No transport tells when it has room to somebody who is not its protocol.
-    while transport.get_write_buffer_size() > WAITING_BYTES:
-        if now_ns() - since_ns > s_to_ns(timeout_s):
-            raise TooSlow
-        await asyncio.sleep(POLL_S)
-
-
 def _keep_little(transport: asyncio.Transport) -> None:
-    """A small buffer in the system: what is in it cannot be replaced by newer detections."""
+    """Small buffers, here and in the system: what is in them cannot be replaced by newer
+    detections."""
+    transport.set_write_buffer_limits(high=WAITING_BYTES, low=WAITING_BYTES)
     own = transport.get_extra_info("socket")
     if own is not None:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * WAITING_BYTES)
