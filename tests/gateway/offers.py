@@ -70,6 +70,40 @@ a=rtcp-fb:96 goog-remb
 a=fmtp:96 profile-level-id=42e01f;packetization-mode=1;level-asymmetry-allowed=1
 """
 
+# Chromium with three layers (simulcast, RFC 8853): no a=ssrc, the layers are told apart by rid.
+SIMULCAST = f"""\
+v=0
+o=- 5187612095126532158 2 IN IP4 127.0.0.1
+s=-
+t=0 0
+a=group:BUNDLE 0
+a=extmap-allow-mixed
+a=msid-semantic: WMS 5a8c
+m=video 9 UDP/TLS/RTP/SAVPF 96 97
+c=IN IP4 0.0.0.0
+a=rtcp:9 IN IP4 0.0.0.0
+{TRANSPORT}a=ice-options:trickle
+a=setup:actpass
+a=mid:0
+a=extmap:4 urn:ietf:params:rtp-hdrext:sdes:mid
+a=extmap:10 urn:ietf:params:rtp-hdrext:sdes:rtp-stream-id
+a=extmap:11 urn:ietf:params:rtp-hdrext:sdes:repaired-rtp-stream-id
+a=sendonly
+a=msid:5a8c 1f0e
+a=rtcp-mux
+a=rtcp-rsize
+a=rtpmap:96 VP8/90000
+a=rtcp-fb:96 goog-remb
+a=rtcp-fb:96 nack
+a=rtcp-fb:96 nack pli
+a=rtpmap:97 rtx/90000
+a=fmtp:97 apt=96
+a=rid:h send
+a=rid:m send
+a=rid:l send
+a=simulcast:send h;m;l
+"""
+
 VIEWER = f"""\
 v=0
 o=- 3961232 2 IN IP4 127.0.0.1

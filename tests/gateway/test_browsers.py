@@ -32,6 +32,7 @@ PUBLISH = f"""
     video: {{ width: 640, height: 480 }},
   }});
   peer.addTransceiver(camera.getVideoTracks()[0], {{ direction: 'sendonly', streams: [camera] }});
+  window.publishing = peer;
   return exchange(peer, '/whip/STREAM');
 }})()
 """
@@ -85,6 +86,29 @@ async def test_browser_publishes_and_watches_with_boxes(
         await page.wait_for(box_is_drawn("person"))
         await page.wait_for(box_is_drawn("cat"))
         await page.wait_for("window.messages.some((m) => m.boxes && m.stream === 'camera')")
+
+
+async def test_of_a_browser_that_offers_three_layers_one_is_taken(
+    browser: Browser, server: ServerProcess, camera_clip: Path
+) -> None:
+    layers = ", ".join(
+        f"{{ rid: '{rid}', scaleResolutionDownBy: {scale} }}"
+        for rid, scale in (("h", 1), ("m", 2), ("l", 4))
+    )
+    publish = PUBLISH.replace(
+        "streams: [camera] }", f"streams: [camera], sendEncodings: [{layers}] }}"
+    )
+    async with server, open_page(browser, clip=camera_clip) as page:
+        await page.goto(server.url)
+        await page.evaluate(publish.replace("STREAM", "camera"))
+        await page.evaluate(WATCH.replace("STREAM", "camera"))
+        await page.wait_for(box_is_drawn("person"))
+        sending = await page.evaluate(
+            "publishing.getStats().then((all) => [...all.values()]"
+            ".filter((one) => one.type === 'outbound-rtp' && one.bytesSent > 0)"
+            ".map((one) => one.rid ?? 'h'))"
+        )
+        assert sending == ["h"]
 
 
 async def test_chromium_reads_the_age_of_a_picture_and_finds_its_boxes_by_timestamp(

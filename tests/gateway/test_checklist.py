@@ -9,7 +9,7 @@ from aiohttp import ClientResponse
 
 from server.edge.gateway import FRAGMENT, SDP, link_header
 from server.sdp_rules import publish_offer, view_offer
-from tests.gateway.offers import FFMPEG, OBS, TRANSPORT, VIEWER
+from tests.gateway.offers import FFMPEG, OBS, SIMULCAST, TRANSPORT, VIEWER
 from tests.gateway.watching import sending, streaming
 from tests.serving import Serving, changed, serving, until
 
@@ -58,7 +58,7 @@ def is_problem(reply: ClientResponse, text: str) -> bool:
 # --- P: the POST ---
 
 
-@pytest.mark.parametrize("offer", [FFMPEG, OBS], ids=["ffmpeg", "obs"])
+@pytest.mark.parametrize("offer", [FFMPEG, OBS, SIMULCAST], ids=["ffmpeg", "obs", "simulcast"])
 async def test_p1_p6_p7_p8_offer_gets_a_whole_answer(offer: str) -> None:
     async with streaming() as server:
         reply, answer = await post(server, "/whip/cam", offer)
@@ -71,6 +71,8 @@ async def test_p1_p6_p7_p8_offer_gets_a_whole_answer(offer: str) -> None:
         assert "a=candidate:" in answer
         assert "a=end-of-candidates" in answer
         assert "a=group:BUNDLE" in answer
+        # Layers are not taken; an answer without them makes a publisher send one (RFC 8853).
+        assert not re.search("^a=(rid|simulcast):|rtp-stream-id", answer, re.MULTILINE)
         # A3: at least 128 random bits; A10 (T10): a strong ETag.
         assert re.fullmatch(r"/whip/cam/[\w-]{22,}", reply.headers["Location"])
         assert re.fullmatch(r'"[^"]+"', reply.headers["ETag"])
@@ -180,9 +182,24 @@ async def test_c1_c2_pages_of_allowed_origins_read_the_headers() -> None:
             assert header in reply.headers["Access-Control-Allow-Headers"]
         reply, _ = await send(server, "POST", "/whip/cam", FFMPEG, Content_Type=SDP, Origin=site)
         assert reply.status == 201
-        exposed = reply.headers["Access-Control-Expose-Headers"]
-        for header in ("Location", "ETag", "Link", "Retry-After", "Accept-Post", "Accept-Patch"):
-            assert header in exposed
+        exposed = reply.headers["Access-Control-Expose-Headers"].split(", ")
+        assert set(exposed) >= {
+            *("Location", "ETag", "Link", "Retry-After"),
+            *("Accept-Post", "Accept-Patch", "WWW-Authenticate"),
+        }
+        # As well where sessions are patched and ended.
+        reply, _ = await send(
+            server,
+            "OPTIONS",
+            reply.headers["Location"],
+            Origin=site,
+            Access_Control_Request_Method="PATCH",
+            Access_Control_Request_Headers="authorization, content-type, if-match",
+        )
+        assert reply.status == 200
+        assert reply.headers["Access-Control-Allow-Origin"] == site
+        assert "PATCH" in reply.headers["Access-Control-Allow-Methods"]
+        assert "If-Match" in reply.headers["Access-Control-Allow-Headers"]
         reply, _ = await send(
             server, "POST", "/whip/b", FFMPEG, Content_Type=SDP, Origin="https://evil.example"
         )
@@ -235,6 +252,13 @@ async def test_a1_a2_keys_and_scopes() -> None:
             assert reply.status == status, (path, text)
             if status == 201:
                 session = reply.headers["Location"]
+        # P14: a browser's preflight cannot carry a key.
+        for path in ("/whip/cam", "/whep/cam", session):
+            reply, _ = await send(server, "OPTIONS", path)
+            assert reply.status == 200
+        # A1: nor is a PATCH taken without one.
+        reply, _ = await send(server, "PATCH", session, SAME, Content_Type=FRAGMENT, If_Match="*")
+        assert reply.status == 401
         # A3: the URL alone is not enough.
         reply, _ = await send(server, "DELETE", session)
         assert reply.status == 401
