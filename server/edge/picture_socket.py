@@ -17,6 +17,7 @@ from typing import Any
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 
 from server.call_options import CallOptions, query_options
+from server.clock import NS_PER_S, now_ns
 from server.desk import Answer, Asker, Desk
 from server.edge.answers import server_ms, stages_json, stream_yolo_rows
 from server.edge.gate import GATE, authorize, hold
@@ -28,6 +29,7 @@ from server.errors import (
     UnprocessableError,
 )
 from server.feed import Analyst
+from server.logs import log_event, short
 from server.settings import ImageSettings
 from server.streams import Publication, Streams
 
@@ -92,7 +94,7 @@ class Sockets:
         needed: as Bearer, as a one-use ticket, or as the first message `{"token": "..."}`.
         """
         self._desk.count_request(DOOR)
-        reason = "failed"
+        reason, opened_at_ns = "failed", now_ns()
         try:
             socket = self._admit(request)
             self._sockets[socket.id] = socket
@@ -104,7 +106,15 @@ class Sockets:
         except SightlineError as error:
             self._desk.count_refusal(DOOR, error)
             raise
-        logger.info("Socket %s ended: %s; %d pictures", socket.id, reason, socket.pictures)
+        log_event(
+            logger,
+            "socket ended",
+            session=short(socket.id),
+            stream=request.query.get("stream", ""),
+            reason=reason,
+            age_s=(now_ns() - opened_at_ns) / NS_PER_S,
+            pictures=socket.pictures,
+        )
         return socket.response
 
     def _admit(self, request: web.Request) -> "PictureSocket":

@@ -15,6 +15,7 @@ from server.call_options import CallOptions
 from server.clock import NS_PER_S, now_ns, s_to_ns
 from server.errors import SettingsError, SightlineError, UnavailableError
 from server.feed import Feed
+from server.logs import log_event
 from server.pull.address import Address, check_host, parse_address, parse_sources
 from server.pull.demo import DemoReader
 from server.pull.reader import Reader, ReaderCounters, Take
@@ -114,7 +115,18 @@ class Pull:
         if self._ended:
             return
         self._ended = True
-        logger.info("pull %s ended: %s", self.name, reason)
+        last = self.statistics()
+        log_event(
+            logger,
+            "source ended",
+            stream=self.name,
+            source=last.address,
+            reason=reason,
+            connects=last.connects,
+            pictures=last.pictures,
+            dropped={name: count for name, count in last.dropped.items() if count},
+            last_error=last.last_error,
+        )
         self._rest()
         self._publication.end()
         self._on_end(self)

@@ -6,7 +6,7 @@ from typing import Any
 from server.inference import Detector
 from tests.serving import Serving, changed, serving
 
-OPEN_LIMITS = {"admit_loop_lag_ms": 0, "admit_wait_ms": 0}
+OPEN_LIMITS = {"admit_loop_lag_ms": 0, "admit_wait_ms": 0, "calls_per_s": 0}
 
 
 def open_server(

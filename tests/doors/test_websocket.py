@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType, WSServerHandshakeError
 
+from server.logs import EVENT, FIELDS
 from tests.doors.files import bomb_png, cmyk_jpeg, jpeg, png, truncated_jpeg, wide_jpeg
 from tests.doors.opening import open_server
 from tests.fakes import FakeDetector
 from tests.gate.guarded import ADMIN, FRONT, PUBLISHER, Guarded, guarded, guarded_settings
 from tests.gateway.watching import watching
-from tests.serving import DEADLINE_S, Serving
+from tests.serving import DEADLINE_S, Serving, until
 
 pytestmark = pytest.mark.loopback
 
@@ -53,6 +54,21 @@ async def test_a_picture_gets_what_stream_yolo_answers_and_the_times_of_its_stag
         assert answer["size"] == [101, 67]
         assert {"decode", "wait", "prepare", "infer", "boxes"} <= set(answer["stages_ms"])
         assert answer["server_ms"] > 0
+
+
+async def test_the_end_of_a_socket_is_one_event_that_says_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "server.edge.picture_socket")
+    async with open_server(FakeDetector()) as server:
+        async with socket(server, "?stream=porch") as client:
+            await ask(client, jpeg(64, 48))
+        await until(lambda: bool(caplog.records))
+    [record] = caplog.records
+    told = getattr(record, FIELDS)
+    assert getattr(record, EVENT) == "socket ended"
+    assert (told["stream"], told["reason"], told["pictures"]) == ("porch", "the client left", 1)
+    assert len(told["session"]) == 8
 
 
 async def test_every_picture_gets_its_own_answer_in_order() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
+from server.logs import EVENT, FIELDS
 from server.pull.device import camera_pictures, to_frame
 from server.settings import Settings
 from tests.fakes import FakeDetector
@@ -352,7 +353,10 @@ async def test_options_are_those_asked_for_and_change_live(tmp_path: Path) -> No
         assert (await add(server, "file:clip.mp4"))[0] == 409
 
 
-async def test_ending_a_fetched_stream_ends_its_thread(tmp_path: Path) -> None:
+async def test_ending_a_fetched_stream_ends_its_thread_and_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "server.pull.pulls")
     write_clip(tmp_path / "clip.mp4")
     async with fetching(source_folder=str(tmp_path)) as server:
         await add(server, "file:clip.mp4")
@@ -361,6 +365,9 @@ async def test_ending_a_fetched_stream_ends_its_thread(tmp_path: Path) -> None:
             assert reply.status == 200
         await until(lambda: not pull_threads())
         assert not server.registry.statistics().streams
+    [told] = [getattr(r, FIELDS) for r in caplog.records if getattr(r, EVENT, "") == "source ended"]
+    assert (told["stream"], told["reason"]) == ("door", "stream ended by the API")
+    assert (told["source"], told["connects"]) == ("file:clip.mp4", 1)
 
 
 async def test_beginning_a_source_takes_control_of_its_stream(tmp_path: Path) -> None:
