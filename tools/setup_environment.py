@@ -43,7 +43,7 @@ LIBRARIES = {
     "/usr/lib/*/gstreamer-1.0/libgstlibav.so": "gstreamer1.0-libav",
 }
 # What tests talk to, and its Debian package.
-SERVERS = {"mosquitto": "mosquitto", "pg_ctlcluster": "postgresql"}
+SERVERS = {"mosquitto": "mosquitto", "pg_ctlcluster": "postgresql", "turnserver": "coturn"}
 TYPESCRIPT = "typescript@7.0.2"
 NODE_FOLDER = ROOT / ".cache" / "node"
 STAMP_NAME = "sightline.json"
