@@ -24,6 +24,8 @@ SCHEME = re.compile(r"([a-z][a-z0-9+]*):")
 DEVICE = re.compile(r"(?:/dev/)?(video[0-9]{1,3})")
 # 8K.
 MAX_PIXELS = 7680 * 4320
+# What some clouds tell their machines at, beside the link-local 169.254.169.254: keys among it.
+METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200")))
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str], Iterable[str]]
 
@@ -205,6 +207,7 @@ def check_host(address: Address, allowed: Iterable[str], resolve: Resolve = look
             or ip.is_link_local
             or ip.is_multicast
             or ip.is_unspecified
+            or ip in METADATA
             or (ip.is_reserved and ip.version == 4)
         ):
             raise ForbiddenError("source: its host is one that source_hosts does not open")
