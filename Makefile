@@ -1,7 +1,7 @@
 # `make` prints what there is. Everything is set up on the way; a second run starts at once.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-long fuzz audit sbom check bench bench-smoke format environment document clean
+.PHONY: help serve test test-long matrix fuzz audit sbom check bench bench-smoke format environment document clean
 .NOTPARALLEL:
 
 ARGS ?=
@@ -29,6 +29,12 @@ test: ## Format, lint, types and all tests; ARGS goes to pytest
 test-long: ## Only the tests that take minutes: bad networks, floods, crowds, 10,000 offers
 	@$(SETUP) --extras "dev $(EXTRAS)" --for-tests
 	@$(RUN) -m pytest -m long $(ARGS)
+
+matrix: ## Every case of docs/reliability.md, a quarter of an hour, and the page from it
+	@$(SETUP) --extras "dev $(EXTRAS)" --for-tests
+	@rm -rf .cache/matrix
+	@$(RUN) -m pytest tests/reliability -m "" --matrix-out .cache/matrix $(ARGS); status=$$?; \
+		$(RUN) -m tools.reliability_table .cache/matrix && exit $$status
 
 fuzz: ## Feed every parser with damaged input; ARGS="sdp stun --seconds 600"
 	@$(SETUP) --extras "fuzz"

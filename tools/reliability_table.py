@@ -102,13 +102,14 @@ crowds. Each case is a test; most have a **witness**, a second caller on a clear
 one that suffers, which must not feel it. Written by `python -m tools.reliability_table` from the
 records of those tests; do not edit.
 
-`make test` runs the short ones, `make test-long` all of them; both take a while longer with
-`ARGS="--matrix-out FOLDER"`, which leaves the records.
+`make test` runs the short ones, `make test-long` the others; `make matrix` runs all of them, best
+on a machine that does nothing else, and writes this page.
 
 How to read it:
 
 - Server, callers and the bad network share one process, one loop and two cores: ages hold the
-  callers' own share, and on a busy machine the witness's figures are the machine's.
+  callers' own share, and on a busy machine the witness's figures are the machine's. In H1 to H5 the
+  server is a process of its own, and the flood another.
 - The bad network is a relay between real peers (`bench/impairment.py`): seeded, no root.
 - "% decoded" counts pictures at the end of the bad direction. Fewer may be shown: those that
   waited behind a repair come at once, and the newest wins.
