@@ -98,8 +98,9 @@ async def test_a_full_disk_stops_recording_with_an_alarm_and_not_the_video(
                     f"as lost, nothing half written; with room again a clip is written and the "
                     f"alarm ends after {over_s:.1f} s; the stream's viewer and "
                     f"{await stage.witnessed(begin_ns)}",
-                    threshold="recording stops with an alarm and goes on, live video untouched",
-                    holds=True,
+                    threshold="recording stops with an alarm and goes on, each within 5 s, live "
+                    "video untouched",
+                    holds=alarm_s <= 5 and over_s <= 5,
                 )
 
 
@@ -142,17 +143,17 @@ async def test_calls_are_refused_before_memory_runs_out_and_those_there_are_go_o
             assert await status_of(stage.server, "/healthz") == 200
         await until_measured()
         after = await offered(stage.server)
-        told = await stage.witnessed(begin_ns)
+        assert (at_first[0], refused[0], after[0]) == (200, 503, 200)
         assert "admit_memory_percent" in refused[1]
         assert (await stage.server.stats())["limits"]["refused"] == {"admit_memory_percent": 1}
         matrix.record(
             "F15",
             seed=stage.seed,
             figure=f"of {limit_mib} MiB {before:.0f} % used: {at_first[0]}; {full:.0f} %: "
-            f"{refused[0]}; given back: {after[0]}; {told}",
+            f"{refused[0]}; given back: {after[0]}; {await stage.witnessed(begin_ns)}",
             threshold="new calls refused at 85 %, those there are untouched",
             note="the limit is a cgroup's, a setting's or the machine's; here the setting's",
-            holds=before < SHARE < full and (at_first[0], refused[0], after[0]) == (200, 503, 200),
+            holds=before < SHARE < full,
         )
 
 
@@ -200,20 +201,18 @@ async def test_calls_live_on_while_the_database_is_away_and_what_was_lost_is_cou
         everything = 1 + ENTRIES_AT_MOST
         await until(lambda: journal.statistics().written == everything)
         written_s = (now_ns() - back_ns) / NS_PER_S
-        told = await stage.witnessed(begin_ns)
         statistics = journal.statistics()
+        assert (statistics.state, statistics.lost) == ("ready", TOO_MANY)
+        assert (waited, alive, call) == (ENTRIES_AT_MOST, [200, 200], 200)
         matrix.record(
             "F18",
             seed=stage.seed,
             figure=f"PostgreSQL away for {away_s:.1f} s: {waited} events wait, {statistics.lost} "
             f"are counted as lost; /healthz and /readyz {alive}, one more call {call}; all that "
-            f"waited written {written_s:.1f} s after it is back; {told}",
+            f"waited written {written_s:.1f} s after it is back; "
+            f"{await stage.witnessed(begin_ns)}",
             threshold="sessions live on, alive and ready, at most 4096 events wait, none is lost "
-            "uncounted",
+            "uncounted, written within 10 s",
             note="events are in the database only; streams and calls need none",
-            holds=alive == [200, 200]
-            and call == 200
-            and waited == ENTRIES_AT_MOST
-            and statistics.state == "ready"
-            and statistics.lost == TOO_MANY,
+            holds=written_s <= 10,
         )
