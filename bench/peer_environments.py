@@ -78,11 +78,6 @@ def peer_environment(name: str) -> PeerEnvironment:
     return PeerEnvironment(setup_environment.venv_python(folder), versions)
 
 
-def is_made(name: str) -> bool:
-    """Whether `peer_environment` would return at once."""
-    return _stamp(ENVIRONMENTS / name).get("fingerprint") == _fingerprint(name)
-
-
 def constraints(name: str) -> dict[str, str]:
     """The exact versions of a peer's environment by distribution, without the engine."""
     lines = (CONSTRAINTS / f"{name}.txt").read_text(encoding="utf-8").splitlines()

@@ -76,7 +76,7 @@ def make_tracer(inner: FrameSink, share: float, endpoint: str) -> FrameTracer:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
         raise SettingsError(
-            "trace_sample: OpenTelemetry is not installed; pip install 'sightline[otel]'"
+            "trace_sample: OpenTelemetry is not installed: `make environment EXTRAS=otel` brings it"
         ) from None
     return traced_by(inner, share, OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_TIMEOUT_S))
 

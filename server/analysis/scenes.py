@@ -54,10 +54,6 @@ class Scenes:
         kept = self._scenes.get(stream)
         return kept or Scene(stream, self._read(stream), self._on_happening)
 
-    def is_masked(self, stream: str) -> bool:
-        """Whether pictures of the stream must not be passed on as they came."""
-        return bool(self.peek(stream).layout.masks)
-
     async def change(self, stream: str, layout: Layout) -> None:
         """Another layout, first on disk, then at work."""
         if layout.watches and not self._tracking:

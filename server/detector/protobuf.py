@@ -71,8 +71,3 @@ def as_varint(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
-
-
-def bytes_field(number: int, content: bytes | str) -> bytes:
-    """A text, a message or raw bytes as an encoded field."""
-    return encoded((number, BYTES, content.encode() if isinstance(content, str) else content))

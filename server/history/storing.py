@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 AUTO, OFF = "auto", "off"
 FILE = "events.db"
-WANTED = "pip install 'sightline[store]'"
+WANTED = "`make environment EXTRAS=store` brings it"
 
 
 @dataclass(frozen=True, slots=True)

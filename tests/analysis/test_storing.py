@@ -36,7 +36,7 @@ def test_without_the_packages_auto_stores_nothing_and_a_url_is_refused() -> None
         timeout=60,
         check=True,
     )
-    assert "sqlalchemy is not installed: pip install 'sightline[store]'" in done.stdout
+    assert "sqlalchemy is not installed: `make environment EXTRAS=store` brings it" in done.stdout
 
 
 def test_auto_is_opened_at_start_only_when_it_is_there(tmp_path: Path) -> None:
