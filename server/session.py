@@ -225,6 +225,10 @@ class Session:
         return self._feed.options
 
     @property
+    def dropped(self) -> dict[str, int]:
+        return self._dropped(now_ns())
+
+    @property
     def stream_name(self) -> str:
         """The stream this call is the source of; empty for none."""
         return self._publication.stream.name if self._publication is not None else ""

@@ -9,6 +9,7 @@ import asyncio
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -61,6 +62,11 @@ class Source(Protocol):
     @property
     def options(self) -> CallOptions: ...
 
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Pictures that came, or should have, and were not shown, by reason."""
+        ...
+
     def update(self, changes: Mapping[str, object]) -> CallOptions: ...
 
     def end(self, reason: str) -> None: ...
@@ -105,6 +111,8 @@ class StreamStatistics:
     size_wh: tuple[int, int]
     fps: float
     frames: int
+    dropped: dict[str, int]
+    """Pictures of this source that viewers did not get, by reason, the reasons there were."""
     sources: int
     """How many sources there have been."""
     viewers: int
@@ -328,6 +336,11 @@ class Stream:
         at_ns = now_ns()
         publication = self.publication
         owner = publication.owner if publication is not None else None
+        encodings = self.hub.statistics()
+        dropped = Counter(owner.dropped if owner is not None else {})
+        for encoding in encodings:
+            dropped["encoder"] += encoding.fanout.dropped_replaced
+            dropped["not_encoded"] += encoding.fanout.failures
         return StreamStatistics(
             name=self.name,
             live=self.hub.has_signal,
@@ -337,9 +350,10 @@ class Stream:
             size_wh=self._size_wh,
             fps=round(self._rate.per_second(at_ns), 1),
             frames=self._frames,
+            dropped=dict(+dropped),
             sources=self._sources,
             viewers=len(self.viewers),
-            encodings=self.hub.statistics(),
+            encodings=encodings,
             relay=self.relay.statistics(),
         )
 

@@ -14,6 +14,7 @@ import { json, request } from './signaling.js';
  * @property {string} source
  * @property {[number, number]} size
  * @property {number} fps
+ * @property {Record<string, number>} [dropped] pictures that were not shown, by reason
  * @property {number} viewers
  * @property {number} age_s
  * @property {Partial<Options>|null} [options]

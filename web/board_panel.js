@@ -17,6 +17,18 @@ import { Failure } from './failures.js';
  */
 
 const DEBOUNCE_MS = 150;
+/** Why a picture is not shown, as the server counts it and as people say it; others by their name. */
+const REASONS = /** @type {Record<string, string>} */ ({
+  replaced: 'a newer one came first',
+  stale: 'too old for the detector',
+  unsent: 'a newer one was sent',
+  late: 'overtaken',
+  lost: 'lost on the way',
+  decode_queue: 'too many to decode',
+  corrupt: 'damaged',
+  encoder: 'encoder busy',
+  not_encoded: 'encoder failed',
+});
 
 export class Panel {
   #root = element('panel', HTMLElement);
@@ -31,6 +43,7 @@ export class Panel {
   /** What the person changed and the server has not heard yet. @type {Partial<Options>} */ #pending = {};
   #timer = 0;
   #busy = false;
+  /** @type {{name: string, total: number, atMs: number, perS: number|null}|null} */ #dropsBefore = null;
   /** @type {Element|null} */ #opener = null;
 
   /** @param {PanelEvents} events */
@@ -96,7 +109,9 @@ export class Panel {
     const facts = [
       ['Source', stream.live ? stream.source || 'away' : `${stream.source || 'camera'}, no signal`],
       ['Picture', stream.size[0] ? `${stream.size[0]} × ${stream.size[1]}, ${stream.fps} per second` : '–'],
+      ['Shown here', shown?.fps == null ? '–' : `${shown.fps} per second`],
       ['Age here', shown?.ageMs == null ? '–' : `${shown.ageMs} ms${shown.rung === 'low' ? ', half size' : ''}`],
+      ['Not shown', this.#drops(stream)],
       ['Running for', span(stream.age_s)],
     ];
     if (stream.pull) facts.splice(1, 0, ['Fetched from', `${stream.pull.address}, ${stream.pull.state}`]);
@@ -128,6 +143,29 @@ export class Panel {
     const masks = layout?.masks?.length ?? 0;
     if (masks) rows.push(item(masks === 1 ? '1 mask' : `${masks} masks`));
     fill(element('panel-counts', HTMLElement), rows);
+  }
+
+  /**
+   * The count since the source came, with its reasons, and how it goes now: what counts is
+   * whether it grows.
+   * @param {StreamNow} stream
+   */
+  #drops(stream) {
+    const drops = Object.entries(stream.dropped ?? {}).sort(([, a], [, b]) => b - a);
+    const total = drops.reduce((sum, [, count]) => sum + count, 0);
+    const nowMs = performance.now();
+    const before = this.#dropsBefore;
+    // A source that came anew begins from nothing.
+    if (!before || before.name !== stream.name || total < before.total) {
+      this.#dropsBefore = { name: stream.name, total, atMs: nowMs, perS: null };
+    } else if (nowMs - before.atMs > 1_000) {
+      const perS = (1_000 * (total - before.total)) / (nowMs - before.atMs);
+      this.#dropsBefore = { name: stream.name, total, atMs: nowMs, perS };
+    }
+    if (!total) return 'none';
+    const perS = this.#dropsBefore?.perS ?? null;
+    const rate = perS === null ? '' : perS < 0.05 ? ', none now' : `, ${perS.toFixed(1)} per second now`;
+    return `${total}${rate} (${drops.map(([reason, count]) => `${count} ${REASONS[reason] ?? reason}`).join(', ')})`;
   }
 
   /** @param {Partial<Options>} options */

@@ -248,6 +248,7 @@ class StreamNow(TypedDict):
     size: list[int]
     fps: float
     frames: int
+    dropped: dict[str, int]
     sources: int
     viewers: int
     encodings: list[EncodingStatistics]

@@ -201,6 +201,11 @@ class PictureSocket:
         self._why = ""
         self._closing: asyncio.Task[None] | None = None
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """None: every picture is answered."""
+        return {}
+
     async def run(self) -> str:
         """Live until the client leaves, falls silent or is told to; returns the reason."""
         publication: Publication | None = None

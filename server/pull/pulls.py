@@ -131,11 +131,19 @@ class Pull:
         self._publication.end()
         self._on_end(self)
 
-    def statistics(self) -> PullStatistics:
-        counters = self.reader.counters if self.reader is not None else self._counters
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Between the camera and the detector, then between the detector's turns."""
         fed = self._feed.statistics(now_ns())
-        # Between the camera and the detector, then between the detector's turns.
-        dropped = {"replaced": fed.dropped_replaced, "stale": fed.dropped_stale}
+        turns = {"replaced": fed.dropped_replaced, "stale": fed.dropped_stale}
+        return {**self._reading.dropped, **turns}
+
+    @property
+    def _reading(self) -> ReaderCounters:
+        return self.reader.counters if self.reader is not None else self._counters
+
+    def statistics(self) -> PullStatistics:
+        counters = self._reading
         return PullStatistics(
             stream=self.name,
             address=self.address.shown,
@@ -145,7 +153,7 @@ class Pull:
             pictures=counters.pictures,
             decoder=counters.decoder,
             last_error=counters.last_error,
-            dropped={**counters.dropped, **dropped},
+            dropped=self.dropped,
         )
 
     # --- small parts ---

@@ -41,6 +41,25 @@ def is_written_on(frame: Any) -> bool:
     return bool(lower.max() - lower.min() > 100)
 
 
+async def test_pictures_that_are_not_shown_are_counted_by_reason() -> None:
+    detector = FakeDetector()
+    async with streaming(detector) as server, sending(server, "yard"):
+        await live(server, "yard")
+        detector.go_on.clear()
+
+        def dropped() -> dict[str, int]:
+            [stream] = server.registry.statistics().streams
+            return stream.dropped
+
+        # One is with the detector; those behind it give way to each other.
+        await until(lambda: dropped().get("replaced", 0) >= 2)
+        detector.go_on.set()
+        told = (await stream_json(server, "yard"))["dropped"]
+        assert told["replaced"] >= 2
+        # Only the reasons there were.
+        assert all(count > 0 for count in told.values())
+
+
 async def test_ffmpeg_publishes_and_a_viewer_sees_boxes(tmp_path: Path) -> None:
     certificate, key = write_pair(tmp_path)
     async with streaming(FakeDetector()) as server:
