@@ -86,7 +86,8 @@ class ClipsApi:
 
     def _store(self) -> "Store | None":
         store: Any = self.journal.store
-        if store is None and self.journal.statistics().state == "away":
-            raise UnavailableError("store: the database is away", RETRY_S)
+        why = self.journal.unreached
+        if why:
+            raise UnavailableError(f"store: {why}", RETRY_S)
         found: Store | None = store
         return found

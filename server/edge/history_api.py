@@ -115,8 +115,9 @@ class HistoryApi:
     def _store(self) -> "Store | None":
         """None where there is nothing yet; refuses while there is one that cannot be reached."""
         store: Any = self.journal.store
-        if store is None and self.journal.statistics().state == "away":
-            raise UnavailableError("store: the database is away", RETRY_S)
+        why = self.journal.unreached
+        if why:
+            raise UnavailableError(f"store: {why}", RETRY_S)
         found: Store | None = store
         return found
 

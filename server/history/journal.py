@@ -116,6 +116,16 @@ class Journal:
         """Whether there is to be a store."""
         return self._make_store is not None
 
+    @property
+    def unreached(self) -> str:
+        """Why what the database holds cannot be told now; empty where it can, or holds nothing."""
+        if self.store is not None:
+            return ""
+        if self._state == "away":
+            return "the database is away"
+        # There was one when we started: not yet opened is not empty.
+        return "the database is being opened" if self._eager and self._state == "idle" else ""
+
     # --- in ---
 
     def happened(self, happening: Happening) -> None:

@@ -141,8 +141,20 @@ async def test_a_database_that_cannot_be_opened_is_tried_again() -> None:
         journal.happened(begins())
         await until(lambda: journal.statistics().state == "away")
         assert journal.store is None
+        assert journal.unreached
         store.failure = None
         await until(lambda: len(told) == 1)
+        assert not journal.unreached
+
+
+async def test_a_database_that_is_not_open_yet_is_not_an_empty_one() -> None:
+    async with writing(FakeStore, eager=True) as (journal, _):
+        # Nobody has had a turn since the start.
+        assert "opened" in journal.unreached
+        await until(lambda: journal.store is not None)
+        assert not journal.unreached
+    async with writing(FakeStore) as (journal, _):
+        assert not journal.unreached
 
 
 async def test_what_is_too_much_is_lost_and_counted() -> None:
