@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 CODEC = "H264"
 KEEP_EVERY_S = 60.0
+# Files younger than that may be another server's in the making. What a crash left behind just
+# before this start is old enough the second time.
+SWEEPS = 2
 RETRY_S = 60.0
 UNWRITTEN_AT_MOST = 256
 FORGET_AT_ONCE = 50
@@ -114,7 +117,7 @@ class ClipRecorder:
         self._paused = False
         self._alarming: Event | None = None
         self._resume: asyncio.TimerHandle | None = None
-        self._swept = False
+        self._sweeps_left = SWEEPS
         self._last_error = ""
         self._written = 0
         self._cut = 0
@@ -361,13 +364,13 @@ class ClipRecorder:
                 await self._enter()
                 store = self._store()
                 if store is not None:
-                    if not self._swept:
+                    if self._sweeps_left:
                         await self._sweep(store)
-                        self._swept = True
+                        self._sweeps_left -= 1
                     await self.forget(store)
             except (SightlineError, OSError, TimeoutError) as error:
                 logger.debug("Nothing was forgotten: %s", error)
-            await asyncio.sleep(KEEP_EVERY_S if self._swept else 1.0)
+            await asyncio.sleep(KEEP_EVERY_S if self._sweeps_left < SWEEPS else 1.0)
 
     async def forget(self, store: ClipStore) -> None:
         """Delete what is too old, and the oldest until the rest fits."""

@@ -382,3 +382,17 @@ async def test_files_that_a_crash_left_behind_go(tmp_path: Path) -> None:
         fresh.write_bytes(b"film")
         await recorder._sweep(FakeStore([known]))
         assert sorted(names_in(recorder.folder)) == sorted([names[0], fresh.name, "notes.txt"])
+
+
+async def test_what_a_crash_left_just_before_the_start_goes_with_the_second_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    half = folder / f"{'c' * 32}.12345678.part"
+    half.write_bytes(b"film")
+    # Too young for the first.
+    monkeypatch.setattr("server.history.clips.KEEP_EVERY_S", 1.0)
+    async with recording(tmp_path) as server:
+        assert recorder_of(server).folder == folder
+        await until(lambda: not half.exists())
