@@ -493,7 +493,7 @@ class Playback {
         settle();
       };
       const deadline = setTimeout(
-        () => finish(() => reject(new Refusal('No picture', 'Video (UDP) does not get through.'))),
+        () => finish(() => reject(this.#silence())),
         FIRST_PICTURE_MS,
       );
       const done = () => finish(() => resolve(undefined));
@@ -502,6 +502,12 @@ class Playback {
       signal.addEventListener('abort', () => finish(() => reject(signal.reason)), { signal: ends.signal });
       void this.ended.then((why) => finish(() => reject(new Refusal('No picture', why))));
     });
+  }
+
+  /** Who is connected gets through: then nothing was sent. */
+  #silence() {
+    if (this.#peer.connectionState === 'connected') return new Refusal('No picture yet', 'The camera sends nothing.');
+    return new Refusal('No picture', 'Video (UDP) does not get through.');
   }
 
   /** The server does not trickle. @param {AbortSignal} signal @returns {Promise<void>} */

@@ -168,6 +168,53 @@ async def test_the_dashboard_asks_for_a_key_and_shows_what_it_may(
         await page.wait_for("document.querySelector('#panel-said').textContent.includes('scope')")
 
 
+async def test_the_panel_says_why_pictures_are_not_shown(
+    other_browser: Browser, server: ServerProcess
+) -> None:
+    show = """(async (dropped) => {
+      const { Panel } = await import('/web/board_panel.js');
+      const stream = { name: 'yard', live: true, source: 'whip', size: [640, 360], fps: 15,
+        viewers: 0, age_s: 9, options: null, dropped };
+      window.panel ??= new Panel({ closed() {}, changed() {}, draw() {} });
+      if (window.panel.name) window.panel.show(stream, null, []);
+      else window.panel.open(stream);
+      const facts = [...document.querySelectorAll('#panel-facts div')];
+      return facts.find((each) => each.textContent.startsWith('Not shown')).lastChild.textContent;
+    })(%s)"""
+    async with server, open_page(other_browser, camera="none") as page:
+        await page.goto(f"{server.url}dashboard")
+        await page.wait_for("!document.querySelector('#nothing').hidden")
+        assert await page.evaluate(show % "{}") == "none"
+        told = await page.evaluate(show % "{replaced: 2, lost: 5, thirst: 1}")
+        # The most frequent first; a reason that this page does not know yet by its name.
+        assert told == "8 (5 lost on the way, 2 a newer one came first, 1 thirst)"
+        # What grows is told as a rate, from one look to the next.
+        await page.wait_for(
+            "(window.before ??= performance.now(), performance.now() - window.before > 1100)"
+        )
+        told = await page.evaluate(show % "{lost: 20}")
+        assert told.startswith("20, ")
+        assert "per second now" in told
+        await page.wait_for(
+            "(window.then ??= performance.now(), performance.now() - window.then > 1100)"
+        )
+        assert (await page.evaluate(show % "{lost: 20}")).startswith("20, none now")
+
+
+@pytest.mark.long
+async def test_a_camera_that_never_came_is_not_taken_for_a_bad_path(
+    browser: Browser, tmp_path: Path
+) -> None:
+    server = ServerProcess(
+        tmp_path / "server.log", "--demo", "off", "--sources", "gone=rtsp://127.0.0.1:9/none"
+    )
+    async with server, open_page(browser, camera="none") as page:
+        await page.goto(f"{server.url}dashboard")
+        note = "document.querySelector('sightline-tile')?.shadowRoot.querySelector('.note')"
+        await page.wait_for(f"{note}?.textContent.includes('The camera sends nothing')")
+        assert "UDP" not in await page.evaluate(f"{note}.textContent")
+
+
 async def test_the_page_of_a_phones_code_publishes_under_its_name(
     chromium: Browser, server: ServerProcess, camera_clip: Path
 ) -> None:
