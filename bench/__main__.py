@@ -20,6 +20,7 @@ __all__ = ["NOT_MEASURED", "OK", "OVER_BUDGET", "WRONG_USAGE", "main"]
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "glass": ("bench.glass", "delay from glass to glass, headless peers"),
     "browser": ("bench.browser", "delay from glass to glass, real browsers"),
+    "tiles": ("bench.tiles", "delay from glass to glass in tiles, many at once, real browsers"),
     "sessions": ("bench.sessions", "how many calls stay within the budget"),
     "fanout": ("bench.fanout", "what viewers cost and wait for, WHIP in to WHEP out"),
     "rtsp": ("bench.rtsp", "RTSP cameras: glass to glass, and many at once"),
@@ -28,6 +29,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "websocket": ("bench.websocket", "JPEG over WebSocket, beside a plain server of that shape"),
     "stages": ("bench.stages", "each stage of a frame's way alone"),
     "analysis": ("bench.analysis", "tracking, zones, masks; events written and searched"),
+    "switches": ("bench.switches", "how often tracked objects change their number, on clips"),
     "compare": ("bench.compare", "side by side with what a user would take instead"),
     "floor": ("bench.floor", "what the same work costs without a server"),
     "table": ("bench.table", "records as Markdown tables"),

@@ -79,8 +79,8 @@ Progress = Callable[[str], None]
 async def measure(settings: BrowserSettings, progress: Progress) -> list[BrowserReport]:
     """Every run of every browser, interleaved, each with a new server and a new browser."""
     found = [_found(name) for name in settings.browsers]
-    run_once = _run_page if settings.through_page else _run
-    pictures = _numbered(settings) if settings.through_page else _pictures(settings)
+    run_once = _run_page if settings.door == "page" else _run
+    pictures = _numbered(settings) if settings.page.camera == "clip" else _pictures(settings)
     reports = []
     for run in range(settings.runs):
         for browser in found:
@@ -147,14 +147,13 @@ async def _run(
 ) -> BrowserReport:
     timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
     async with (
-        open_page(browser, preferences=FIREFOX_PREFERENCES) as page,
+        _opened(settings, browser, pictures) as page,
         aiohttp.ClientSession(timeout=timeout) as http,
     ):
         progress("preparing the page")
-        await _prepare(page, server.url, pictures)
-        version = str(await page.evaluate("navigator.userAgent.split(' ').at(-2)"))
-        if browser.name == "firefox":
-            version = str(await page.evaluate("navigator.userAgent.split(' ').at(-1)"))
+        await page.goto(server.url + BLANK)
+        await _prepare(page, settings, pictures)
+        version = await _version(page, browser)
         progress("connecting")
         called_at_ns = now_ns()
         answer = await page.evaluate(f"sightlineBench.call({json.dumps(settings.plan())})")
@@ -172,7 +171,7 @@ async def _run(
         after = await page.evaluate("sightlineBench.snapshot()")
         browser_usage, server_usage = browser_meter.read(), server_meter.read()
         stats = await _json(http, f"{server.url}/api/stats")
-        session = await _json(http, f"{server.url}/sessions/{answer['session']}")
+        session = await _session(http, server.url, answer.get("session"), stats)
         await asyncio.sleep(TAIL_S)
         log = await page.evaluate("sightlineBench.finish()")
     return _report(
@@ -190,20 +189,24 @@ async def _run_page(
 ) -> BrowserReport:
     """Through the product's own page: what it shows beside what the bar codes say."""
     timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
-    async with AsyncExitStack() as stack:
-        clip = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "camera.mjpeg"
-        clip.write_bytes(b"".join(pictures))
-        page = await stack.enter_async_context(open_page(browser, clip=clip))
-        http = await stack.enter_async_context(aiohttp.ClientSession(timeout=timeout))
+    async with (
+        _opened(settings, browser, pictures) as page,
+        aiohttp.ClientSession(timeout=timeout) as http,
+    ):
         progress("connecting")
         await page.goto(server.url + "/")
-        version = str(await page.evaluate("navigator.userAgent.split(' ').at(-2)"))
+        version = await _version(page, browser)
+        await _prepare(page, settings, pictures)
+        if settings.page.camera == "canvas":
+            await page.evaluate(f"sightlineBench.replaceCamera({json.dumps(settings.plan())})")
         called_at_ns = now_ns()
         await page.click("#start")
         await page.wait_for("document.querySelector('#remote').videoWidth > 0")
         first_picture_ms = (now_ns() - called_at_ns) / NS_PER_MS
-        await page.evaluate(f"(() => {{{SCRIPT.read_text(encoding='utf-8')}\n}})()")
-        told = await page.evaluate(f"sightlineBench.watchPage({settings.plan()['atMost']})")
+        told = await page.evaluate(
+            f"sightlineBench.watchPage({settings.plan()['atMost']}, "
+            f"{json.dumps(settings.page.camera)})"
+        )
         if not told:
             raise PeerError(f"{browser.name}: does not tell when its camera captured a picture")
         await _pass_time(settings.warmup_s, "warming up", progress)
@@ -242,10 +245,41 @@ async def _pass_time_reading(
     return {name: median(values) if values else None for name, values in shown.items()}
 
 
-async def _prepare(page: Page, url: str, pictures: Sequence[bytes]) -> None:
-    await page.goto(url + BLANK)
+@asynccontextmanager
+async def _opened(
+    settings: BrowserSettings, browser: Browser, pictures: Sequence[bytes]
+) -> AsyncIterator[Page]:
+    """A page whose browser's own camera plays the pictures, where they are for that."""
+    async with AsyncExitStack() as stack:
+        clip = None
+        if settings.page.camera == "clip":
+            clip = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "camera.mjpeg"
+            clip.write_bytes(b"".join(pictures))
+        yield await stack.enter_async_context(
+            open_page(browser, clip=clip, preferences=FIREFOX_PREFERENCES)
+        )
+
+
+async def _version(page: Page, browser: Browser) -> str:
+    place = -1 if browser.name == "firefox" else -2
+    return str(await page.evaluate(f"navigator.userAgent.split(' ').at({place})"))
+
+
+async def _session(
+    http: aiohttp.ClientSession, url: str, session: str | None, stats: dict[str, Any]
+) -> dict[str, Any]:
+    """What the server tells of the call, or of the publisher."""
+    if session is not None:
+        return await _json(http, f"{url}/sessions/{session}")
+    return dict((stats.get("sessions") or [{}])[-1])
+
+
+async def _prepare(page: Page, settings: BrowserSettings, pictures: Sequence[bytes]) -> None:
+    """The bench's script, and what it draws."""
     script = SCRIPT.read_text(encoding="utf-8")
     await page.evaluate(f"(() => {{{script}\n}})()")
+    if settings.page.camera == "clip":
+        return
     for begin in range(0, len(pictures), PICTURES_A_CALL):
         addresses = [
             "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
@@ -300,8 +334,8 @@ def _report(
         encode_ms=mean_between(outgoing, "totalEncodeTime", "framesEncoded"),
         jitter_buffer_ms=mean_between(incoming, "jitterBufferDelay", "jitterBufferEmittedCount"),
         codec={
-            "name": answer["codec"],
-            "server_encoder": answer["encoder"],
+            "name": answer.get("codec"),
+            "server_encoder": answer.get("encoder") or _shared_encoder(stats),
             "encoder": outgoing[1].get("encoderImplementation"),
             "decoder": incoming[1].get("decoderImplementation"),
             "width": incoming[1].get("frameWidth"),
@@ -321,6 +355,14 @@ def _report(
         shown_age_ms=shown,
         **picture_report(seen, log["drawnAtMs"], before["atMs"], after["atMs"]),
     )
+
+
+def _shared_encoder(stats: dict[str, Any]) -> str | None:
+    """What encodes for viewers by WHEP."""
+    for stream in stats.get("streams") or []:
+        for encoding in stream.get("encodings") or []:
+            return str(encoding["fanout"]["encoder"])
+    return None
 
 
 def _one_line(error: Exception) -> str:
@@ -343,14 +385,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_url(parser)
     add(
         "--page",
-        action="store_true",
-        help="through the product's own page and a fake camera that plays the clip, Chromium only",
+        dest="door",
+        action="store_const",
+        const="page",
+        default="call",
+        help="through the product's own page",
+    )
+    add(
+        "--whep",
+        dest="door",
+        action="store_const",
+        const="whep",
+        help="published by WHIP and watched by WHEP, both in the browser",
     )
     add(
         "--camera",
-        choices=("canvas", "track"),
-        default="canvas",
-        help="captured with the next repaint, or handed over at once, Chromium only (canvas)",
+        choices=("canvas", "track", "clip"),
+        help="captured with the next repaint; handed over at once; or the browser's fake camera, "
+        "which plays the clip; the last two Chromium only (canvas, and clip with --page)",
     )
     add(
         "--jitter-target-ms",
@@ -372,17 +424,20 @@ def run(options: argparse.Namespace) -> int:
         warmup_s=options.warmup,
         runs=options.runs,
         url=options.url,
-        through_page=options.page,
+        door=options.door,
         budget_ms=options.budget_ms,
-        page=PageSettings(camera=options.camera, jitter_target_ms=options.jitter_target_ms),
+        page=PageSettings(
+            camera=options.camera or ("clip" if options.door == "page" else "canvas"),
+            jitter_target_ms=options.jitter_target_ms,
+        ),
     )
     make_record = record_begun("browser")
     reports = run_async(measure(settings, show_progress))
     summary = summarise(reports)
     record = make_record(settings.to_record(), summary, plain(reports))
     width, height = settings.size_wh
-    codec = "page" if settings.through_page else settings.codec
-    name = f"{options.browser}-{width}x{height}-{codec}"
+    way = settings.codec if settings.door == "call" else settings.door
+    name = f"{options.browser}-{width}x{height}-{way}"
     over, verdict = over_budget(worst_p95_ms(summary), settings.budget_ms)
     text = f"{describe(summary, record.settings)}\n{verdict}"
     publish(record, options.out, name, text, as_json=options.json)

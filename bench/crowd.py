@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -78,8 +79,10 @@ class Member:
         """End it on both sides. Idempotent."""
         if self._url:
             url, self._url = self._url, ""
-            async with http.delete(url):
-                pass
+            # The server frees a silent peer by itself.
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S), http.delete(url):
+                    pass
         await self.connection.close_within(CLOSE_TIMEOUT_S)
 
 

@@ -9,6 +9,7 @@ from bench.record import plain
 from bench.server_process import TAKES_EVERY_CALL
 
 BrowserName = Literal["chromium", "firefox"]
+Door = Literal["call", "page", "whep"]
 BROWSERS: Final[tuple[BrowserName, ...]] = ("chromium", "firefox")
 
 
@@ -17,7 +18,8 @@ class PageSettings:
     """What the page asks of its browser; the defaults are those of the product's own page."""
 
     camera: str = "canvas"
-    """canvas | track: captured with the next repaint, or handed over at once (Chromium only)."""
+    """canvas | track | clip: captured with the next repaint, handed over at once (Chromium only),
+    or the browser's own fake camera, which plays the clip (Chromium only)."""
     jitter_target_ms: float = 0
     """Below 0 leaves the browser's own."""
     content_hint: str = "motion"
@@ -46,8 +48,8 @@ class BrowserSettings:
     detector: bool = True
     url: str | None = None
     server_args: tuple[str, ...] = ()
-    through_page: bool = False
-    """The product's own page makes the call, with a fake camera that plays the clip."""
+    door: Door = "call"
+    """call, page (the product's own page makes it) or whep (published by WHIP, watched by WHEP)."""
     budget_ms: float | None = None
     page: PageSettings = field(default_factory=PageSettings)
 
@@ -65,9 +67,16 @@ class BrowserSettings:
                 raise UsageError(f"--{name}: {value} is outside {low}..{high}")
         if self.url is not None and (self.model is not None or self.server_args):
             raise UsageError("--url: a running server takes no --model and no --server-arg")
-        if self.through_page and "firefox" in self.browsers:
-            raise UsageError("--page: Firefox's fake camera plays no clip; add --browser chromium")
-        if self.through_page and self.codec != "auto":
+        if self.page.camera == "clip" and "firefox" in self.browsers:
+            raise UsageError(
+                "--camera: Firefox's fake camera plays no clip; add --browser chromium, "
+                "or --camera canvas"
+            )
+        if self.page.camera == "clip" and self.door == "call":
+            raise UsageError("--camera: a fake camera goes through --page or --whep")
+        if self.door == "page" and self.page.camera == "track":
+            raise UsageError("--camera: the page asks for a camera: canvas or clip")
+        if self.door == "page" and self.codec != "auto":
             raise UsageError("--page: the page leaves the codec to browser and server")
 
     def module_args(self) -> list[str]:
@@ -93,8 +102,9 @@ class BrowserSettings:
             "model": None if self.model is None else Path(self.model).name,
             "detector": self.detector,
             "server_args": [Path(argument).name for argument in self.server_args],
-            "through_page": self.through_page,
-            "page": None if self.through_page else plain(self.page),
+            "door": self.door,
+            "camera": self.page.camera,
+            "page": None if self.door == "page" else plain(self.page),
         }
 
     def plan(self) -> dict[str, Any]:
@@ -108,6 +118,7 @@ class BrowserSettings:
             "codec": self.codec,
             "mode": self.mode,
             "camera": self.page.camera,
+            "door": self.door,
             "jitterTargetMs": self.page.jitter_target_ms,
             "contentHint": self.page.content_hint,
             "startKbps": self.page.start_kbps,

@@ -67,11 +67,49 @@ def test_the_products_own_page_is_measured_from_its_cameras_pictures(
     assert run["codec"]["name"] in ("H264", "VP8")
     # The page says how old the picture is; both looked at the same pictures.
     assert run["shown_age_ms"]["p50"] > 0
-    assert record.settings["through_page"] is True
+    assert (record.settings["door"], record.settings["camera"]) == ("page", "clip")
 
 
-def test_a_browser_whose_camera_plays_no_clip_is_refused(
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("chromium", ["--whep"]),
+        pytest.param("firefox", ["--whep"], marks=pytest.mark.long),
+        pytest.param("chromium", ["--whep", "--camera", "clip"], marks=pytest.mark.long),
+        ("firefox", ["--page", "--camera", "canvas"]),
+    ],
+)
+def test_other_doors_and_cameras_are_measured_the_same_way(
+    name: str,
+    way: list[str],
+    moving_clip: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["browser", "--browser", "both", "--page"]) == WRONG_USAGE
-    assert "--page" in capsys.readouterr().err
+    arguments = ["browser", "--browser", name, *way, "--clip", str(moving_clip), *SHORT]
+
+    assert main([*arguments, "--out", str(tmp_path), "--json"]) == OK
+
+    record = Record.from_json(capsys.readouterr().out.splitlines()[-1])
+    (run,) = record.runs
+    assert run["returned"] > 3
+    assert run["misread"] == 0
+    assert run["latency_ms"]["p50"] > run["display_ms"]["p50"] > 0
+    assert run["codec"]["name"] in ("H264", "VP8")
+    assert record.settings["door"] == way[0].removeprefix("--")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--browser", "both", "--page"],
+        ["--browser", "firefox", "--whep", "--camera", "clip"],
+        ["--browser", "chromium", "--camera", "clip"],
+        ["--browser", "chromium", "--page", "--camera", "track"],
+    ],
+)
+def test_a_camera_that_there_is_not_is_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["browser", *arguments]) == WRONG_USAGE
+    assert "--camera" in capsys.readouterr().err

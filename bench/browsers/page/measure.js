@@ -18,6 +18,7 @@ const THRESHOLD = 130;
 const POINTS = 5;
 const GATHER_MS = 2_000;
 const CONNECT_MS = 15_000;
+const STREAM = 'bench';
 
 /**
  * @typedef {object} Plan
@@ -25,7 +26,8 @@ const CONNECT_MS = 15_000;
  * @property {number} height
  * @property {number} fps
  * @property {string} codec 'auto' leaves the choice to browser and server
- * @property {'canvas'|'track'} camera
+ * @property {'canvas'|'track'|'clip'} camera 'clip': the browser's own, which plays numbered pictures
+ * @property {'call'|'whep'} door
  * @property {string} mode
  * @property {number} jitterTargetMs
  * @property {string} contentHint
@@ -42,8 +44,12 @@ const rows = [];
 const counts = { drawn: 0, skipped: 0, seen: 0, unreadable: 0 };
 /** @type {number[]} */
 const drawnAtMs = [];
-/** @type {RTCPeerConnection|undefined} */
+/** What sends; in a call it receives, too. @type {RTCPeerConnection|undefined} */
 let connection;
+/** What watches by WHEP. @type {RTCPeerConnection|undefined} */
+let viewer;
+/** Sessions to end, by their addresses. @type {string[]} */
+const resources = [];
 /** @type {HTMLVideoElement|undefined} */
 let video;
 let answer = /** @type {any} */ (null);
@@ -220,49 +226,146 @@ function codecsCalled(name) {
 
 /** Calls the server and shows what comes back. @param {Plan} plan */
 async function call(plan) {
-  const track = openCamera(plan);
+  const track = plan.camera === 'clip' ? await openClip(plan) : openCamera(plan);
   if (plan.contentHint) track.contentHint = plan.contentHint;
-  connection = new RTCPeerConnection({ iceServers: [], bundlePolicy: 'max-bundle' });
-  const transceiver = connection.addTransceiver(track, { direction: 'sendrecv' });
+  const rtc = /** @type {const} */ ({ iceServers: [], bundlePolicy: 'max-bundle' });
+  connection = new RTCPeerConnection(rtc);
+  const transceiver = connection.addTransceiver(track, {
+    direction: plan.door === 'call' ? 'sendrecv' : 'sendonly',
+  });
   if (plan.codec !== 'auto') transceiver.setCodecPreferences(codecsCalled(plan.codec));
-  if (plan.jitterTargetMs >= 0) {
-    const receiver = /** @type {any} */ (transceiver.receiver);
-    if ('jitterBufferTarget' in receiver) receiver.jitterBufferTarget = plan.jitterTargetMs;
+  video = shownVideo(plan);
+  if (plan.door === 'call') {
+    receiveInto(video, connection, transceiver, plan);
+    answer = await offer(connection, plan);
+  } else {
+    await exchange(connection, `/whip/${STREAM}`, plan);
+    await patchMode(plan.mode);
   }
-  connection.createDataChannel('detections', { ordered: false, maxRetransmits: 0 });
-  video = Object.assign(document.createElement('video'), { muted: true, autoplay: true });
-  video.style.cssText = `position:fixed;left:0;top:0;width:${plan.width}px;height:${plan.height}px`;
-  document.documentElement.append(video);
-  connection.addEventListener('track', (event) => {
-    if (video) video.srcObject = new MediaStream([event.track]);
-  });
-  await connection.setLocalDescription();
-  await gathered(connection);
-  const reply = await fetch('/offer', {
-    method: 'POST',
-    headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify({
-      sdp: plan.playoutDelay
-        ? connection.localDescription?.sdp
-        : connection.localDescription?.sdp.replace(/^a=extmap:.*playout-delay\r?\n/gm, ''),
-      type: 'offer',
-      options: { mode: plan.mode },
-    }),
-  });
-  answer = await reply.json();
-  if (!reply.ok) throw new Error(`the offer was refused with ${reply.status}: ${answer.detail}`);
-  await connection.setRemoteDescription({
-    type: 'answer',
-    sdp: withStartBitrate(answer.sdp, plan.startKbps),
-  });
   const parameters = transceiver.sender.getParameters();
   if (plan.maxKbps && parameters.encodings?.[0]) {
     parameters.encodings[0].maxBitrate = plan.maxKbps * 1_000;
     await transceiver.sender.setParameters(parameters);
   }
-  watch(video, plan.atMost, (mark) => mark);
-  await firstPicture();
-  return { session: answer.session, codec: answer.codec, encoder: answer.encoder, model: answer.model };
+  if (plan.door === 'whep') {
+    viewer = new RTCPeerConnection(rtc);
+    const watching = viewer.addTransceiver('video', { direction: 'recvonly' });
+    if (plan.codec !== 'auto') watching.setCodecPreferences(codecsCalled(plan.codec));
+    receiveInto(video, viewer, watching, plan);
+    await exchange(viewer, `/whep/${STREAM}`, plan);
+  }
+  if (plan.camera === 'clip') {
+    const told = await watchClip(document.querySelector('#bench-camera'), video, plan.atMost);
+    if (!told) throw new Error('this browser does not tell when its camera captured a picture');
+  } else {
+    watch(video, plan.atMost, (mark) => mark);
+    await firstPicture();
+  }
+  return { session: answer?.session, codec: answer?.codec ?? (await received()), encoder: answer?.encoder };
+}
+
+/** @param {Plan} plan */
+function shownVideo({ width, height }) {
+  const made = Object.assign(document.createElement('video'), { muted: true, autoplay: true });
+  made.style.cssText = `position:fixed;left:0;top:0;width:${width}px;height:${height}px`;
+  document.documentElement.append(made);
+  return made;
+}
+
+/**
+ * @param {HTMLVideoElement} shown @param {RTCPeerConnection} peer
+ * @param {RTCRtpTransceiver} transceiver @param {Plan} plan
+ */
+function receiveInto(shown, peer, transceiver, plan) {
+  if (plan.jitterTargetMs >= 0) {
+    const receiver = /** @type {any} */ (transceiver.receiver);
+    if ('jitterBufferTarget' in receiver) receiver.jitterBufferTarget = plan.jitterTargetMs;
+  }
+  peer.createDataChannel('detections', { ordered: false, maxRetransmits: 0 });
+  peer.addEventListener('track', (event) => {
+    shown.srcObject = new MediaStream([event.track]);
+  });
+}
+
+/** @param {RTCPeerConnection} peer @param {Plan} plan */
+async function described(peer, plan) {
+  await peer.setLocalDescription();
+  await gathered(peer);
+  const sdp = peer.localDescription?.sdp ?? '';
+  return plan.playoutDelay ? sdp : sdp.replace(/^a=extmap:.*playout-delay\r?\n/gm, '');
+}
+
+/** @param {RTCPeerConnection} peer @param {Plan} plan */
+async function offer(peer, plan) {
+  const reply = await fetch('/offer', {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify({
+      sdp: await described(peer, plan),
+      type: 'offer',
+      options: { mode: plan.mode },
+    }),
+  });
+  const told = await reply.json();
+  if (!reply.ok) throw new Error(`the offer was refused with ${reply.status}: ${told.detail}`);
+  resources.push(`/sessions/${told.session}`);
+  await peer.setRemoteDescription({
+    type: 'answer',
+    sdp: withStartBitrate(told.sdp, plan.startKbps),
+  });
+  return told;
+}
+
+/** By WHIP or WHEP. A stream whose first picture is still to come is asked for again.
+ * @param {RTCPeerConnection} peer @param {string} path @param {Plan} plan */
+async function exchange(peer, path, plan) {
+  const body = await described(peer, plan);
+  const until = performance.now() + CONNECT_MS;
+  for (;;) {
+    const headers = { 'Content-Type': 'application/sdp' };
+    const reply = await fetch(path, { method: 'POST', headers, body });
+    const text = await reply.text();
+    if (reply.status === 201) {
+      resources.push(reply.headers.get('Location') ?? '');
+      const sdp = withStartBitrate(text, plan.startKbps);
+      await peer.setRemoteDescription({ type: 'answer', sdp });
+      return;
+    }
+    const early = reply.status === 404 || reply.status === 409;
+    if (!early || performance.now() > until) {
+      throw new Error(`${path} was refused with ${reply.status}: ${text}`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+/** @param {string} mode of the stream that is published */
+async function patchMode(mode) {
+  const headers = { 'Content-Type': 'application/json' };
+  const body = JSON.stringify({ options: { mode } });
+  const reply = await fetch(`/api/streams/${STREAM}`, { method: 'PATCH', headers, body });
+  if (!reply.ok) throw new Error(`the stream took no mode: ${await reply.text()}`);
+}
+
+/** The codec of what comes in. */
+async function received() {
+  const report = [...((await viewer?.getStats())?.values() ?? [])];
+  const incoming = report.find(({ type, kind }) => type === 'inbound-rtp' && kind === 'video');
+  return report.find(({ id }) => id === incoming?.codecId)?.mimeType.split('/')[1];
+}
+
+/** The browser's own camera, with a preview that tells when each picture was captured.
+ * @param {Plan} plan */
+async function openClip({ width, height, fps }) {
+  const stream = await navigator.mediaDevices.getUserMedia({
+    video: { width, height, frameRate: fps },
+  });
+  const preview = Object.assign(document.createElement('video'), { muted: true, autoplay: true });
+  preview.id = 'bench-camera';
+  preview.style.cssText = 'position:fixed;right:0;bottom:0;width:160px';
+  preview.srcObject = stream;
+  document.documentElement.append(preview);
+  return stream.getVideoTracks()[0];
 }
 
 /** A small canvas that strips are reduced to. */
@@ -314,14 +417,28 @@ function watch(shown, atMost, begun) {
   shown.requestVideoFrameCallback(seen);
 }
 
-/**
- * The product's own page in a call whose camera plays a clip with numbered pictures, over and
- * over: when each was captured is seen in the local preview.
- * @param {number} atMost rows
- */
-async function watchPage(atMost) {
-  const local = /** @type {HTMLVideoElement} */ (document.querySelector('#local'));
+/** The product's own page in a call. @param {number} atMost rows @param {'canvas'|'clip'} camera */
+async function watchPage(atMost, camera) {
   const remote = /** @type {HTMLVideoElement} */ (document.querySelector('#remote'));
+  if (camera === 'clip') return watchClip(document.querySelector('#local'), remote, atMost);
+  watch(remote, atMost, (mark) => mark);
+  await firstPicture();
+  return true;
+}
+
+/** The page's own button then opens our canvas instead of a camera. @param {Plan} plan */
+function replaceCamera(plan) {
+  const track = openCamera(plan);
+  navigator.mediaDevices.getUserMedia = async () => new MediaStream([track.clone()]);
+}
+
+/**
+ * A call whose camera plays a clip with numbered pictures, over and over: when each was captured
+ * is seen in the local preview.
+ * @param {HTMLVideoElement|null} local @param {HTMLVideoElement} remote @param {number} atMost rows
+ */
+async function watchClip(local, remote, atMost) {
+  if (!local) throw new Error('no preview of the camera');
   const strip = openStrip();
   /** @type {Map<number, Mark>} the newest of each number of the clip */
   const captured = new Map();
@@ -363,12 +480,13 @@ async function firstPicture() {
 /** An instant of this page's clock, the counts so far, and the connection's own statistics. */
 async function snapshot() {
   const atMs = performance.now();
-  const report = await connection?.getStats();
   /** @type {Record<string, any>} */
   const stats = {};
-  for (const entry of report?.values() ?? []) {
-    if (entry.kind !== 'video') continue;
-    if (entry.type === 'inbound-rtp' || entry.type === 'outbound-rtp') stats[entry.type] = entry;
+  for (const peer of [connection, viewer]) {
+    for (const entry of (await peer?.getStats())?.values() ?? []) {
+      if (entry.kind !== 'video') continue;
+      if (entry.type === 'inbound-rtp' || entry.type === 'outbound-rtp') stats[entry.type] = entry;
+    }
   }
   return { atMs, counts: { ...counts }, state: connection?.connectionState, stats };
 }
@@ -376,8 +494,9 @@ async function snapshot() {
 /** Everything that was logged, and the end of the call. */
 async function finish() {
   connection?.close();
-  if (answer?.session) await fetch(`/sessions/${answer.session}`, { method: 'DELETE' });
+  viewer?.close();
+  for (const resource of resources) await fetch(resource, { method: 'DELETE' });
   return { rows, drawnAtMs };
 }
 
-Object.assign(globalThis, { sightlineBench: { addPictures, call, watchPage, snapshot, finish } });
+Object.assign(globalThis, { sightlineBench: { addPictures, call, replaceCamera, watchPage, snapshot, finish } });
