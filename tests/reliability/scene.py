@@ -99,11 +99,18 @@ class Watched:
     baseline: Shown | None = None
     """What the witness saw before."""
 
-    async def settle(self, seconds: float = 1.0, warmup_s: float = 0.7) -> None:
-        """Note what the witness sees from now on, with everything in place that shall be."""
+    async def settle(
+        self, seconds: float = 1.0, warmup_s: float = 0.7, *, beside: Peer | None = None
+    ) -> Shown:
+        """Note what the witness sees from now on, with everything in place that shall be; gives
+        what `beside`, or the witness, saw of it."""
         # The first instants are start-up: key frames, rates, caches.
         await asyncio.sleep(warmup_s)
+        begin_ns = now_ns()
         self.baseline = await watch(self.witness, seconds)
+        if beside is None:
+            return self.baseline
+        return shown(beside, begin_ns, begin_ns + int(seconds * NS_PER_S))
 
     async def witnessed(self, begin_ns: int, end_ns: int | None = None) -> str:
         """Assert that the witness did not feel it; the sentence for the record. A window that is
@@ -111,7 +118,7 @@ class Watched:
         if end_ns is None:
             await asyncio.sleep(max(0.0, 1.0 - (now_ns() - begin_ns) / NS_PER_S))
             end_ns = now_ns()
-        await asyncio.sleep(TAIL_S)
+        await asyncio.sleep(TAIL_S - min(TAIL_S, (now_ns() - end_ns) / NS_PER_S))
         before, during = self.baseline, shown(self.witness, begin_ns, end_ns)
         assert before is not None, "settle() first"
         p99_ms, longest_ms = self.machine.lateness_ms(begin_ns, end_ns)

@@ -177,8 +177,7 @@ async def test_a_bad_path_costs_what_it_must(
 ) -> None:
     async with scene(matrix, seed=2) as stage:
         subject = await stage.call(case.base)
-        await stage.settle()
-        before = await watch(subject.peer, 1.0)
+        before = await stage.settle(beside=subject.peer)
         begin_ns = now_ns()
         seen = await impaired(subject, before, case.path, way, seconds)
         witness = await stage.witnessed(begin_ns, begin_ns + int(seconds * NS_PER_S))
@@ -210,8 +209,7 @@ async def test_after_a_black_out_the_picture_is_as_young_as_before(
 ) -> None:
     async with scene(matrix, seed=5) as stage:
         subject = await stage.call()
-        await stage.settle()
-        before = await watch(subject.peer, 1.0)
+        before = await stage.settle(beside=subject.peer)
         begin_ns = now_ns()
         subject.relay.impair(**{way: BLACK_OUT})
         await asyncio.sleep(seconds)
