@@ -7,6 +7,7 @@ import pytest
 
 from bench.impairment import Impairment, Link
 from server.clock import NS_PER_MS, NS_PER_S
+from server.rtc.bitrate import RateFollower
 from server.rtc.estimate import (
     BASE_WINDOW_NS,
     LEAST_BPS,
@@ -34,6 +35,7 @@ class Sender:
         self.link = link
         self.estimator = RateEstimator()
         self.now_ns = START_NS
+        self.told: Callable[[int], None] = lambda estimate_bps: None
         self._late = late
         self._owed = 0.0
 
@@ -49,7 +51,10 @@ class Sender:
             while (due_ns := self.link.next_due_ns) is not None and due_ns <= self.now_ns:
                 for datagram in self.link.due(due_ns):
                     send_time = int.from_bytes(datagram[:3], "big")
-                    self.estimator.add(due_ns + self._late(), send_time, len(datagram))
+                    at_ns = due_ns + self._late()
+                    estimate_bps = self.estimator.add(at_ns, send_time, len(datagram))
+                    if estimate_bps is not None:
+                        self.told(estimate_bps)
 
     @property
     def obedient(self) -> Callable[[], float]:
@@ -90,6 +95,32 @@ def test_a_bottleneck_is_found_within_3_s_and_its_queue_goes(rate_kbps: int) -> 
     sender.link.impairment = Impairment(delay_ms=20)
     sender.run(30, sender.obedient)
     assert sender.estimator.incoming_bps >= 0.8 * 1_500_000
+
+
+def test_estimator_and_sender_together_follow_a_path_down_and_up() -> None:
+    """N9 on a clock of its own: with real peers it takes a machine with time to spare."""
+    wide = Impairment(rate_kbps=2000, queue_ms=400, delay_ms=10)
+    sender = Sender(Link(wide))
+    follower = RateFollower(30_000, 4_000_000, lambda: sender.now_ns)
+    sender.told = follower.remb
+
+    def rate() -> int:
+        return follower.allowance().bits_per_s((640, 480), 30.0)
+
+    def seconds_until(holds: Callable[[], bool]) -> float:
+        begin_ns = sender.now_ns
+        while not holds() and sender.now_ns - begin_ns < 60 * NS_PER_S:
+            sender.run(0.1, rate)
+        return (sender.now_ns - begin_ns) / NS_PER_S
+
+    sender.run(20, rate)
+    before = rate()
+    sender.link.impairment = wide.but(rate_kbps=300)
+    assert seconds_until(lambda: rate() < 300_000) <= 3
+    sender.run(10, rate)
+    assert 150_000 < rate() < 300_000
+    sender.link.impairment = wide
+    assert seconds_until(lambda: rate() >= 0.8 * before) <= 30
 
 
 def test_a_longer_way_is_a_queue_only_until_it_proves_to_be_none() -> None:
