@@ -233,7 +233,9 @@ def write_values(small: UInt8Array, spec: InputSpec, out: AnyArray, scratch: Scr
         if gain == 1.0:
             np.copyto(target, values)
         else:
-            np.multiply(values, np.float32(gain), out=target, casting="unsafe")
+            # Two passes over the floats are faster than one that converts on the way.
+            np.copyto(target, values)
+            np.multiply(target, np.float32(gain), out=target)
     else:
         axis_shape = (3, 1, 1) if spec.layout == "nchw" else (1, 1, 3)
         std = np.array(spec.std, np.float32).reshape(axis_shape)
