@@ -31,6 +31,7 @@ from bench.command import (
 )
 from bench.errors import ServerError, UsageError
 from bench.floor import describe_ratio, measure_apart, ratio_to
+from bench.model_change import changing_models
 from bench.options import (
     add_budget,
     add_mode,
@@ -96,6 +97,8 @@ class GlassSettings:
     """How long pictures may take to come back when the window is over; a slow server's are waited
     for so that it isn't judged by its quick ones alone."""
     budget_ms: float | None = None
+    change_to: tuple[str, ...] = ()
+    """Models that the server changes to in turn while it is measured."""
 
     def __post_init__(self) -> None:
         for name, value, low, high in (
@@ -153,6 +156,7 @@ class GlassSettings:
             "detector": self.detector,
             "server_args": [Path(argument).name for argument in self.server_args],
             "data_channel": self.listens,
+            "change_to": list(self.change_to),
         }
 
 
@@ -233,7 +237,8 @@ async def measure_run(
             for peer in peers:
                 peer.eye.keep(PICTURES_KEPT, every)
         begin_at_ns = now_ns()
-        await _pass_time(settings.seconds, "measuring", progress, peers)
+        async with changing_models(http, server.url, settings.change_to) as changes:
+            await _pass_time(settings.seconds, "measuring", progress, peers)
         window = Window(begin_at_ns, now_ns())
         client_usage, server_usage = client_meter.read(), server_meter.read()
         eyes_after = [peer.eye.statistics() for peer in peers]
@@ -267,6 +272,7 @@ async def measure_run(
             client_process=client_usage,
             server_process=server_usage,
             server_stats=stats,
+            model_changes=changes,
         )
 
 
@@ -341,6 +347,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what to start: the server, our transport alone, or plain aiortc (server)",
     )
     add("--no-channel", action="store_true", help="without the data channel: no stage times")
+    add(
+        "--change-to",
+        default="",
+        metavar="NAME,...",
+        help="models, by the names of /api/models, to change to in turn every two seconds",
+    )
     add("--floor", action="store_true", help="measure what the work costs without a server too")
     add_budget(parser, "the worst client")
     add_output(parser)
@@ -359,6 +371,7 @@ def run(options: argparse.Namespace) -> int:
         url=options.url,
         against=options.against,
         listens=not options.no_channel,
+        change_to=tuple(filter(None, options.change_to.split(","))),
         budget_ms=options.budget_ms,
     )
     make_record = record_begun("glass")

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from bench.model_change import ModelChange
 from bench.statistics import median
 from bench.usage import Usage
 from bench.window import ClientReport
@@ -23,6 +24,7 @@ class RunReport:
     server_process: Usage | None
     server_stats: dict[str, Any]
     """`/api/stats` at the end of the window, calls still up: stages, loop lag, sessions."""
+    model_changes: Sequence[ModelChange] = ()
 
 
 def summarise(reports: Sequence[RunReport]) -> dict[str, Any]:
@@ -67,6 +69,8 @@ def summarise(reports: Sequence[RunReport]) -> dict[str, Any]:
         "client_receive_p50_ms": _median(
             _largest(_of(c.receive_ms, "p50") for c in r.clients) for r in reports
         ),
+        "model_changes": sum(len(report.model_changes) for report in reports),
+        "model_change_ms": _median(c.took_ms for r in reports for c in r.model_changes),
         "server_start_s": _median(report.server_start_s for report in reports),
         "first_picture_ms": _median(_largest(report.first_picture_ms) for report in reports),
         "server_cpu_percent": _median(_of(r.server_process, "cpu_percent") for r in reports),
@@ -111,6 +115,12 @@ def describe(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
         f"CPU; first picture after {_text(summary['first_picture_ms'])} ms; "
         f"growth {_text(summary['growth_ms_per_minute'])} ms/min",
     ]
+    if summary["model_changes"]:
+        gap_ms = max(client["longest_gap_ms"] for client in summary["clients"])
+        lines.append(
+            f"{summary['model_changes']} changes of model, {_text(summary['model_change_ms'])} ms "
+            f"each; longest gap between two pictures {_text(gap_ms)} ms"
+        )
     return "\n".join(lines)
 
 
