@@ -29,6 +29,7 @@ from aiortc import RTCIceGatherer, RTCIceServer
 
 from server.clock import now_ns
 from server.errors import UnavailableError
+from server.rtc.addresses import LOOPBACK, RecentAddresses
 from server.rtc.options import RtcOptions
 from server.rtc.rejections import Rejections
 
@@ -56,6 +57,7 @@ RTT_SMOOTHING = 0.25
 
 PORT_RETRY_AFTER_S = 5
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
+RECENT = RecentAddresses()
 
 _Address = tuple[str, int]
 
@@ -132,23 +134,33 @@ class IceConnection(Connection):
             await super().add_remote_candidate(None)
 
     async def gather_candidates(self) -> None:
-        """As the base class; without a file to open the interfaces or a socket, 503."""
+        """As the base class, but that addresses are not listed anew for each call; without a file
+        to open the interfaces or a socket, 503."""
+        if self._local_candidates_start:
+            return
+        self._local_candidates_start = True
         try:
-            await super().gather_candidates()
+            addresses = RECENT.get() if self._transport_policy == TransportPolicy.ALL else []
+            for component in self._components:
+                found = await self.get_component_candidates(component, addresses)
+                self._local_candidates += found
         except OSError as error:
             if error.errno in OUT_OF_FILES:
                 raise UnavailableError("no file is left for a socket", PORT_RETRY_AFTER_S) from None
             raise
+        self._local_candidates_end = True
 
     async def get_component_candidates(
         self, component: int, addresses: list[str], timeout: int = 5
     ) -> list[Candidate]:
         """Open sockets within the port range and ask STUN and TURN, all in bounded time."""
         addresses = list(addresses)
-        if self._transport_policy == TransportPolicy.ALL and (
-            not addresses or self._options.loopback_candidates
+        if (
+            self._transport_policy == TransportPolicy.ALL
+            and (not addresses or self._options.loopback_candidates)
+            and LOOPBACK not in addresses
         ):
-            addresses.append("127.0.0.1")
+            addresses.append(LOOPBACK)
         candidates: list[Candidate] = []
         host_protocols: list[StunProtocol] = []
         exhausted = False

@@ -12,7 +12,9 @@ from aioice import Candidate, mdns, stun
 from aioice.ice import StunProtocol, get_host_addresses
 from aiortc import RTCSessionDescription
 
+from server.clock import NS_PER_S
 from server.errors import UnavailableError
+from server.rtc import addresses
 from server.rtc.ice import MAX_REMOTE_CANDIDATES, IceConnection, IceGatherer
 from server.rtc.options import IceServer, RtcOptions
 from server.rtc.peer import PeerConnection
@@ -63,6 +65,19 @@ def bound(port: int) -> Iterator[None]:
             opened = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
             opened.bind((address, port))
         yield
+
+
+def test_addresses_are_listed_anew_after_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = ["192.0.2.1"]
+    monkeypatch.setattr(addresses, "get_host_addresses", lambda **_: list(there))
+    clock_ns = [NS_PER_S]
+    recent = addresses.RecentAddresses(lambda: clock_ns[0])
+    assert recent.get() == ["192.0.2.1"]
+    there[:] = ["192.0.2.2"]
+    clock_ns[0] += addresses.KEPT_NS - 1
+    assert recent.get() == ["192.0.2.1"]
+    clock_ns[0] += 1
+    assert recent.get() == ["192.0.2.2"]
 
 
 async def test_nobody_outside_is_asked() -> None:
