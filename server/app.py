@@ -14,7 +14,7 @@ from aiohttp import web
 from server import __version__
 from server.access.auth import Authority
 from server.access.holdings import Holdings
-from server.access.limits import Limits
+from server.access.limits import Limits, Turns
 from server.access.turn import ice_servers_json
 from server.analysis.scenes import Scenes
 from server.call_options import CallOptions
@@ -92,7 +92,8 @@ def make_app(
     # Who is in: sources, their streams and those who watch.
     factory = PeerFactory(settings, inference, workers.encoders, workers.frame_sink, scenes)
     streams = Streams(settings.streams, factory.hub, workers.frame_sink, bulletin)
-    registry = Registry(settings.session, factory.session, streams, factory.viewer)
+    turns = Turns(settings.limits)
+    registry = Registry(settings.session, factory.session, streams, factory.viewer, turns)
     first_options = CallOptions(mode=settings.session.mode, confidence=settings.session.confidence)
     pulls = Pulls(settings.sources, first_options, streams, factory.feed)
     recorder = make_recorder(settings, streams, bulletin, scenes, journal)

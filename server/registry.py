@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.access.limits import Turns
 from server.call_options import CallOptions
 from server.clock import NS_PER_S, now_ns, s_to_ns
 from server.errors import NotFoundError, UnavailableError, UnprocessableError
@@ -75,10 +76,12 @@ class Registry:
         make_session: Callable[[str, CallOptions, Publication | None], Session],
         streams: Streams,
         make_viewer: Callable[[str, Stream, str, str], Viewer],
+        turns: Turns,
     ) -> None:
         self._settings = settings
         self._make_session = make_session
         self._make_viewer = make_viewer
+        self._turns = turns
         self._streams = streams
         self._viewers: dict[str, Viewer] = {}
         self._viewers_opened = 0
@@ -127,7 +130,7 @@ class Registry:
         # In the table before the first await, so that the limit counts calls being answered.
         self._sessions[session.id] = session
         try:
-            sdp = await _negotiated(session, offer)
+            sdp = await self._negotiated(session, offer)
         except BaseException:
             self._refused_offer += 1
             del self._sessions[session.id]
@@ -148,7 +151,7 @@ class Registry:
         viewer = self._make_viewer(secrets.token_urlsafe(18), stream, rung, view)
         self._viewers[viewer.id] = viewer
         try:
-            sdp = await _negotiated(viewer, offer)
+            sdp = await self._negotiated(viewer, offer)
         except BaseException:
             del self._viewers[viewer.id]
             self._left.set()
@@ -260,6 +263,16 @@ class Registry:
                 f"max_sessions: all {limit} calls this server may hold are taken", RETRY_AFTER_S
             )
 
+    async def _negotiated(self, member: Session | Viewer, offer: Offer) -> str:
+        try:
+            async with asyncio.timeout(NEGOTIATION_TIMEOUT_S):
+                await self._turns.take()
+                return await member.negotiate(offer)
+        except TimeoutError:
+            raise UnprocessableError(
+                f"sdp: not negotiated within {NEGOTIATION_TIMEOUT_S:g} s"
+            ) from None
+
     async def _live(self, session: Session) -> None:
         try:
             reason = await session.run()
@@ -301,13 +314,3 @@ def _add_frames(session: SessionStatistics, frames: Counter[str], dropped: Count
     frames["in"] += session.frames_in
     frames["out"] += session.frames_out
     dropped.update(session.dropped)
-
-
-async def _negotiated(member: Session | Viewer, offer: Offer) -> str:
-    try:
-        async with asyncio.timeout(NEGOTIATION_TIMEOUT_S):
-            return await member.negotiate(offer)
-    except TimeoutError:
-        raise UnprocessableError(
-            f"sdp: not negotiated within {NEGOTIATION_TIMEOUT_S:g} s"
-        ) from None

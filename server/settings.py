@@ -425,10 +425,10 @@ class LimitSettings:
     )  # fmt: skip
     open_burst: int = key(20, "calls, streams and tokens it may open at once", low=1, high=10_000)
     calls_per_s: float = key(
-        30.0, "calls and viewers of all callers together in the long run; 0: no limit",
+        20.0, "calls and viewers of all callers together in the long run; 0: no limit",
         low=0, high=10_000,
     )  # fmt: skip
-    call_burst: int = key(50, "calls and viewers of all at once", low=1, high=10_000)
+    call_burst: int = key(40, "calls and viewers of all at once", low=1, high=10_000)
     max_calls_per_address: int = key(
         8, "calls of one address at the same time; 0 for no limit", low=0, high=1000
     )

@@ -1,7 +1,7 @@
 """How much one caller may ask, and when new calls are refused for the sake of running ones.
 
 Rates are leaky buckets of `aiolimiter`: no thread, no wall clock, one small object a caller and
-two for all of them. Load is measured, not guessed: the loop's lag, the wait for the detector,
+one for all of them. Load is measured, not guessed: the loop's lag, the wait for the detector,
 pixels, processor and memory.
 """
 
@@ -26,8 +26,8 @@ CPU_WINDOW_NS = NS_PER_S
 RETRY_AFTER_S = 5
 # Those who are refused together do not come back together.
 SPREAD_RETRY_AFTER_S = (1, 5)
-# A full burst of new calls is drawn out over so long: frames of running calls pass between two.
-BURST_TAKES_S = 0.5
+# A full burst of new calls is drawn out over so long.
+BURST_TAKES_S = 0.8
 # Wrong keys and tokens cost this many requests: guessing is slow, a typing error is not.
 FAILURE_COST = 10
 
@@ -84,20 +84,22 @@ class Buckets:
 
 
 class Turns:
-    """New calls of all callers together, one at a time. Nobody waits longer than BURST_TAKES_S:
-    turns come at least as fast as the bucket lets callers in."""
+    """New calls are built one after another, so that frames of running ones pass between two.
 
-    def __init__(self, per_s: float, burst: int) -> None:
-        self._bucket = AsyncLimiter(burst, burst / per_s)
-        self._turns = AsyncLimiter(1, min(BURST_TAKES_S / burst, 1 / per_s))
+    Nobody waits longer than BURST_TAKES_S: turns come at least as fast as `Limits.check_rate`
+    lets callers in.
+    """
 
-    async def wait(self) -> bool:
-        """False at once when there are too many, else True when it is this one's turn."""
-        if not self._bucket.has_capacity():
-            return False
-        await self._bucket.acquire()
-        await self._turns.acquire()
-        return True
+    def __init__(self, settings: LimitSettings) -> None:
+        per_s = settings.calls_per_s
+        self._turns = (
+            AsyncLimiter(1, min(BURST_TAKES_S / settings.call_burst, 1 / per_s)) if per_s else None
+        )
+
+    async def take(self) -> None:
+        """Wait for one."""
+        if self._turns is not None:
+            await self._turns.acquire()
 
 
 class CpuMeter:
@@ -136,9 +138,7 @@ class Limits:
         self._measure = measure
         self._requests = Buckets(settings.requests_per_s, settings.request_burst)
         self._opens = Buckets(settings.opens_per_s, settings.open_burst)
-        self._turns = (
-            Turns(settings.calls_per_s, settings.call_burst) if settings.calls_per_s else None
-        )
+        self._calls = Buckets(settings.calls_per_s, settings.call_burst)
         self._refused: Counter[str] = Counter()
         self._load = Load()
         self._measured_at_ns = 0
@@ -205,10 +205,9 @@ class Limits:
                     RETRY_AFTER_S,
                 )
 
-    async def turn(self) -> None:
-        """One more call, whoever's: building it takes time from those that run, so it waits for its
-        turn or is refused. 503, not 429: the caller may be asking for the first time."""
-        if self._turns is not None and not await self._turns.wait():
+    async def check_rate(self) -> None:
+        """One more call, whoever's. 503, not 429: the caller may be asking for the first time."""
+        if await self._calls.take("all"):
             self._refused["calls_per_s"] += 1
             raise UnavailableError(
                 f"calls_per_s: the server takes {self._settings.calls_per_s:g} new calls a second",

@@ -185,9 +185,9 @@ class Gate:
             return await handler(request)
         self.limits.check_address(self._calls_of(caller))
         self.limits.admit()
+        await self.limits.check_rate()
         self._opening[caller.group] += 1
         try:
-            await self.limits.turn()
             await self._read_body(request)
             return await handler(request)
         finally:

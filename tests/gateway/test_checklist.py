@@ -1,5 +1,6 @@
 """RFC 9725 and draft-ietf-wish-whep-03, row by row; names of rows as in the checklists."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 
+from server.access import limits
 from server.edge.gateway import FRAGMENT, SDP, link_header
 from server.sdp_rules import publish_offer, view_offer
 from tests.gateway.offers import FFMPEG, OBS, SIMULCAST, TRANSPORT, VIEWER
@@ -122,6 +124,28 @@ async def test_p11_full_server_says_when_to_come_back() -> None:
         reply, text = await post(server, "/whip/other", FFMPEG)
         assert (reply.status, is_problem(reply, text)) == (503, True)
         assert int(reply.headers["Retry-After"]) > 0
+
+
+async def test_p11_offers_take_turns_but_what_cannot_be_served_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A turn every second, and room for two.
+    monkeypatch.setattr(limits, "BURST_TAKES_S", 4.0)
+    settings = changed(limits={"calls_per_s": 1.0, "call_burst": 4}, session={"max_sessions": 2})
+    async with serving(None, settings) as server:
+        loop = asyncio.get_running_loop()
+        answered: list[tuple[int, float]] = []
+
+        async def offer(name: str) -> None:
+            reply, _ = await post(server, f"/whip/{name}", FFMPEG)
+            answered.append((reply.status, loop.time()))
+
+        begun_s = loop.time()
+        await asyncio.gather(*(offer(name) for name in ("first", "second", "third")))
+        assert sorted(status for status, _ in answered) == [201, 201, 503]
+        status, at_s = answered[-1]
+        assert status == 201, "the refused one did not wait for a turn"
+        assert at_s - begun_s >= 1.0
 
 
 async def test_p11_streams_are_bounded() -> None:
