@@ -182,6 +182,17 @@ class ServerProcess:
         self._process.kill()
         await self._process.wait()
 
+    async def end_calls(self) -> None:
+        """Nobody is in any more: a browser that was ended has said no goodbye."""
+        async with aiohttp.ClientSession() as http:
+            async with http.get(f"{self.url}api/stats") as reply:
+                sessions = (await reply.json())["sessions"]
+            for session in sessions:
+                url = f"{self.url}sessions/{session['session']}"
+                async with http.delete(url) as reply:
+                    # It may have ended in the meantime.
+                    assert reply.status in (200, 204, 404), await reply.text()
+
     async def _ready(self, http: aiohttp.ClientSession) -> bool:
         try:
             async with http.get(f"{self.url}readyz") as reply:

@@ -1,8 +1,10 @@
 """The call page with a real server, a real browser and a camera that plays a clip."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from bench.browsers.driver import Browser, open_page
 from tests.page.looking import (
@@ -24,17 +26,24 @@ SESSION = "fetch('/api/stats').then((reply) => reply.json()).then((stats) => sta
 SESSIONS = "fetch('/api/stats').then((reply) => reply.json()).then((s) => s.sessions.length)"
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one_server(page_files: Path, detector_file: Path) -> AsyncIterator[ServerProcess]:
+    flags = ("--model", str(detector_file), "--provider", "cpu", "--state-dir", str(page_files))
+    async with ServerProcess(page_files / "call.log", *flags) as server:
+        yield server
+
+
 @pytest.fixture
-def server(tmp_path: Path, detector_file: Path) -> ServerProcess:
-    return ServerProcess(
-        tmp_path / "server.log", "--model", str(detector_file), "--provider", "cpu"
-    )
+async def server(one_server: ServerProcess) -> AsyncIterator[ServerProcess]:
+    """The server of all these tests, without a call."""
+    yield one_server
+    await one_server.end_calls()
 
 
 async def test_boxes_and_numbers_come_back_with_the_picture(
     browser: Browser, server: ServerProcess, camera_clip: Path
 ) -> None:
-    async with server, open_page(browser, clip=camera_clip) as page:
+    async with open_page(browser, clip=camera_clip) as page:
         await start_call(page, server.url)
         await page.wait_for(box_is_drawn("person"))
         await page.wait_for(box_is_drawn("cat"))
@@ -54,7 +63,7 @@ async def test_boxes_and_numbers_come_back_with_the_picture(
 async def test_a_video_file_is_played_into_the_call(
     browser: Browser, server: ServerProcess, video_file: Path
 ) -> None:
-    async with server, open_page(browser, camera="none") as page:
+    async with open_page(browser, camera="none") as page:
         await page.goto(server.url)
         await page.click("#source input[value=file]")
         await page.choose_file("#file", video_file)
@@ -67,7 +76,7 @@ async def test_a_video_file_is_played_into_the_call(
 async def test_settings_change_the_running_call(
     browser: Browser, server: ServerProcess, camera_clip: Path
 ) -> None:
-    async with server, open_page(browser, clip=camera_clip) as page:
+    async with open_page(browser, clip=camera_clip) as page:
         await start_call(page, server.url)
         await page.wait_for(box_is_drawn("cat"))
 
@@ -92,7 +101,7 @@ async def test_settings_change_the_running_call(
 async def test_in_data_the_picture_comes_back_untouched_and_the_page_draws(
     browser: Browser, server: ServerProcess, camera_clip: Path
 ) -> None:
-    async with server, open_page(browser, clip=camera_clip) as page:
+    async with open_page(browser, clip=camera_clip) as page:
         await start_call(page, server.url)
         await page.wait_for(box_is_drawn("person"))
         await page.click("#mode input[value=data]")
@@ -109,7 +118,7 @@ async def test_in_data_the_picture_comes_back_untouched_and_the_page_draws(
 async def test_settings_outlive_the_visit(
     chromium: Browser, server: ServerProcess, camera_clip: Path
 ) -> None:
-    async with server, open_page(chromium, clip=camera_clip) as page:
+    async with open_page(chromium, clip=camera_clip) as page:
         await page.goto(server.url)
         await page.evaluate(set_slider("#confidence", 85))
         await page.click("#mode input[value=smooth]")
@@ -132,7 +141,7 @@ async def test_the_first_visit_starts_with_the_servers_defaults(
 
 
 async def test_a_screen_is_shared_into_the_call(chromium: Browser, server: ServerProcess) -> None:
-    async with server, open_page(chromium) as page:
+    async with open_page(chromium) as page:
         await page.goto(server.url)
         await page.click("#source input[value=screen]")
         await page.click("#start")
@@ -144,7 +153,7 @@ async def test_a_screen_is_shared_into_the_call(chromium: Browser, server: Serve
 async def test_size_changes_without_a_new_call(
     chromium: Browser, server: ServerProcess, video_file: Path
 ) -> None:
-    async with server, open_page(chromium) as page:
+    async with open_page(chromium) as page:
         await start_call(page, server.url)
         before = await page.evaluate(SESSION)
         await page.evaluate(
@@ -164,7 +173,7 @@ async def test_size_changes_without_a_new_call(
 async def test_stop_ends_the_session_on_the_server(
     chromium: Browser, server: ServerProcess, camera_clip: Path
 ) -> None:
-    async with server, open_page(chromium, clip=camera_clip) as page:
+    async with open_page(chromium, clip=camera_clip) as page:
         await start_call(page, server.url)
         await page.click("#start")
         await page.wait_for(call_is("idle"))
@@ -177,7 +186,7 @@ async def test_keyboard_alone_makes_and_steers_a_call(
     browser: Browser, server: ServerProcess, camera_clip: Path
 ) -> None:
     focused = "document.activeElement && document.activeElement.id"
-    async with server, open_page(browser, clip=camera_clip) as page:
+    async with open_page(browser, clip=camera_clip) as page:
         await page.goto(server.url)
 
         async def tab_to(wanted: str) -> None:
@@ -218,7 +227,7 @@ async def test_theme_follows_the_choice_and_is_kept(
     chromium: Browser, server: ServerProcess
 ) -> None:
     paper = "getComputedStyle(document.body).backgroundColor"
-    async with server, open_page(chromium) as page:
+    async with open_page(chromium) as page:
         await page.goto(server.url)
         before = await page.evaluate(paper)
         await page.click("#theme")
@@ -232,7 +241,7 @@ async def test_theme_follows_the_choice_and_is_kept(
 async def test_a_phone_needs_no_sideways_scrolling(
     browser: Browser, server: ServerProcess, camera_clip: Path
 ) -> None:
-    async with server, open_page(browser, clip=camera_clip) as page:
+    async with open_page(browser, clip=camera_clip) as page:
         await page.set_viewport(390, 844)
         await start_call(page, server.url)
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -1,9 +1,11 @@
 """What the page says, and does, when a call cannot be or breaks."""
 
 import socket
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from bench.browsers.driver import Browser, Page, open_page
 from tests.page.looking import assert_clean, box_is_drawn, box_is_gone, call_is, start_call
@@ -30,6 +32,20 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "server.log"
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def one_server(page_files: Path) -> AsyncIterator[ServerProcess]:
+    state = ("--state-dir", str(page_files / "failures"))
+    async with ServerProcess(page_files / "failures.log", *state) as server:
+        yield server
+
+
+@pytest.fixture
+async def server(one_server: ServerProcess) -> AsyncIterator[ServerProcess]:
+    """A server that several tests have in turn, without a call. It finds nothing."""
+    yield one_server
+    await one_server.end_calls()
+
+
 async def message_of_start(page: Page, url: str, state: str) -> str:
     """Press Start and read what the page says once it is in that state."""
     await page.goto(url)
@@ -39,8 +55,8 @@ async def message_of_start(page: Page, url: str, state: str) -> str:
     return await page.text("#message-text")
 
 
-async def test_a_refused_camera_is_explained(browser: Browser, log: Path) -> None:
-    async with ServerProcess(log) as server, open_page(browser, camera="refused") as page:
+async def test_a_refused_camera_is_explained(browser: Browser, server: ServerProcess) -> None:
+    async with open_page(browser, camera="refused") as page:
         message = await message_of_start(page, server.url, "failed")
         assert "The camera was refused" in message
         assert "address bar" in message
@@ -48,8 +64,8 @@ async def test_a_refused_camera_is_explained(browser: Browser, log: Path) -> Non
         await assert_clean(page)
 
 
-async def test_a_missing_camera_is_explained(browser: Browser, log: Path) -> None:
-    async with ServerProcess(log) as server, open_page(browser, camera="none") as page:
+async def test_a_missing_camera_is_explained(browser: Browser, server: ServerProcess) -> None:
+    async with open_page(browser, camera="none") as page:
         message = await message_of_start(page, server.url, "failed")
         assert "No camera found" in message
         assert "video file" in message
@@ -79,11 +95,11 @@ async def test_a_locked_server_is_explained(chromium: Browser, log: Path) -> Non
 
 
 async def test_a_file_that_is_no_video_is_explained(
-    chromium: Browser, log: Path, tmp_path: Path
+    chromium: Browser, server: ServerProcess, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.webm"
     broken.write_text("not a video")
-    async with ServerProcess(log) as server, open_page(chromium) as page:
+    async with open_page(chromium) as page:
         await page.goto(server.url)
         await page.click("#source input[value=file]")
         await page.choose_file("#file", broken)
@@ -92,9 +108,9 @@ async def test_a_file_that_is_no_video_is_explained(
 
 
 async def test_no_detector_is_said_and_the_picture_comes_back_anyway(
-    browser: Browser, log: Path
+    browser: Browser, server: ServerProcess
 ) -> None:
-    async with ServerProcess(log) as server, open_page(browser) as page:
+    async with open_page(browser) as page:
         await start_call(page, server.url)
         assert "No detector is loaded" in await page.text("#ribbon")
         assert "none" in await page.text("#fact-model")
@@ -158,8 +174,10 @@ async def test_stop_ends_the_waiting_for_a_server(chromium: Browser, log: Path) 
         assert await page.evaluate("document.querySelector('#local').srcObject") is None
 
 
-async def test_a_refusal_names_what_the_server_said(chromium: Browser, log: Path) -> None:
-    async with ServerProcess(log) as server, open_page(chromium) as page:
+async def test_a_refusal_names_what_the_server_said(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    async with open_page(chromium) as page:
         await page.goto(server.url)
         # A later page, or a person with developer tools, may keep what this server does not take.
         await page.evaluate(
