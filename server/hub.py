@@ -17,8 +17,9 @@ from server.frame import Stamps
 from server.overlay import Painter
 from server.pixels import copy_yuv420p, plane_views
 from server.rtc.encoders import Renderable
-from server.rtc.fanout import Fanout, FanoutStatistics, SharedPicture
+from server.rtc.fanout import Fanout, FanoutStatistics
 from server.rtc.options import RtcOptions
+from server.rtc.picture_source import SharedPicture
 from server.shot import Shot
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from server.feed import Feed
 from server.hub import Hub, SentShot
 from server.inference import InferenceWorker
 from server.rtc.encoders.probe import choose_h264
-from server.rtc.fanout_sender import PictureSource
 from server.rtc.options import IceServer, RtcOptions
 from server.rtc.peer import PeerConnection
+from server.rtc.picture_source import PictureSource
 from server.session import FrameSink, Session
 from server.settings import RTC_SWITCHES, RtcSettings, Settings
 from server.shot import Shot

@@ -7,32 +7,31 @@ inference thread; both hand over to the loop with one thread-safe call.
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from aiortc import RTCDataChannel, RTCRtpTransceiver, RTCSessionDescription
+from aiortc import RTCDataChannel, RTCRtpTransceiver
 from aiortc.mediastreams import MediaStreamTrack
 
 from server.call_options import CallOptions
-from server.clock import NS_PER_S, now_ns, ns_to_ms
+from server.clock import now_ns, ns_to_ms
 from server.data_channel import CHANNEL_LABEL, DetectionChannel
 from server.detections import Detections
-from server.errors import UnavailableError, UnprocessableError
+from server.errors import UnprocessableError
 from server.feed import Analyst, Feed, Inference
 from server.frame import Frame, Stamps
-from server.liveness import Liveness
 from server.logs import log_event, short
 from server.messages import frame_message
-from server.offer import Offer, one_line, video_codec
+from server.offer import Offer, video_codec
 from server.overlay import Painter
+from server.peer_life import PeerLife
 from server.rtc.assembly import EncodedFrame
 from server.rtc.decoding import DecodedFrame
 from server.rtc.peer import PeerConnection, PeerStatistics
 from server.rtc.receiver import RemoteVideoTrack, VideoReceiver
-from server.rtc.relay import TIMES_KEPT, RelayedTime
+from server.rtc.relay import RelayedTime, RelayedTimes
 from server.rtc.sender import VideoSender
 from server.settings import SessionSettings
 from server.shot import Shot
@@ -83,7 +82,6 @@ class Session:
         analyst: Analyst | None = None,
     ) -> None:
         self.id = session_id
-        self._settings = settings
         self._peer = peer
         self._inference = inference
         self._frame_sink = frame_sink
@@ -96,9 +94,7 @@ class Session:
         self._outgoing = OutgoingVideoTrack()
         self._channel = DetectionChannel()
         self._painter = Painter()
-        self._liveness = Liveness(peer, settings)
-        self._close_task: asyncio.Task[tuple[str, ...]] | None = None
-        self._opened_at_ns = now_ns()
+        self._life = PeerLife(session_id, peer, settings)
         self._feed = Feed(
             session_id,
             settings.fade_ms,
@@ -118,63 +114,47 @@ class Session:
         self._sender: VideoSender | None = None
         self._keeps_time = False
         # In `data`: when frames left as they came, by their incoming time.
-        self._forwarded: OrderedDict[int, RelayedTime] = OrderedDict()
+        self._forwarded = RelayedTimes()
 
     # --- the story of a call, on the loop ---
 
     async def negotiate(self, offer: Offer) -> str:
         """The answer's SDP. On failure the caller closes the session; nothing else is left."""
-        peer = self._peer
-        peer.on("track", self._on_track)
-        peer.on("datachannel", self._on_datachannel)
+        self._peer.on("track", self._on_track)
+        self._peer.on("datachannel", self._on_datachannel)
         if self._returns_picture:
-            peer.addTrack(self._outgoing)
-        try:
-            await peer.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
-            video = self._video_transceiver()
-            if video is None or video._offerDirection not in ("sendrecv", "recvonly"):
-                raise UnprocessableError(
-                    "sdp: the video section sends nothing (a=sendrecv is wanted)"
-                )
-            for transceiver in peer.getTransceivers():
-                if not self._returns_picture:
-                    # Audio too: a publisher that sends it is not asked to offer anew (RFC 9725).
-                    transceiver.direction = "recvonly"
-                elif transceiver.kind != "video":
-                    transceiver.direction = "inactive"
-            answer = await peer.createAnswer()
-            assert answer is not None, "createAnswer returns None only after close"
-            await peer.setLocalDescription(answer)
-        except (UnprocessableError, UnavailableError):
-            raise
-        except Exception as error:
-            # aiortc's SDP code raises a dozen builtin kinds on bad text (reliability notes, B.4).
-            logger.debug("Negotiation failed", exc_info=True)
-            raise UnprocessableError(f"sdp: cannot be negotiated: {one_line(error)}") from error
-        sdp: str = peer.localDescription.sdp
+            self._peer.addTrack(self._outgoing)
+        sdp = await self._life.answer(offer, self._direct)
         self._codec = video_codec(sdp)
-        if self._returns_picture and isinstance(video.sender, VideoSender):
+        video = self._video_transceiver()
+        if self._returns_picture and video is not None and isinstance(video.sender, VideoSender):
             self._sender = video.sender
         self._feed.open()
         return sdp
 
+    def _direct(self) -> None:
+        video = self._video_transceiver()
+        if video is None or video._offerDirection not in ("sendrecv", "recvonly"):
+            raise UnprocessableError("sdp: the video section sends nothing (a=sendrecv is wanted)")
+        for transceiver in self._peer.getTransceivers():
+            if not self._returns_picture:
+                # Audio too: a publisher that sends it is not asked to offer anew (RFC 9725).
+                transceiver.direction = "recvonly"
+            elif transceiver.kind != "video":
+                transceiver.direction = "inactive"
+
     async def run(self) -> str:
         """Live until the peer leaves, falls silent or is told to; returns the reason."""
-        try:
-            reason = await self._liveness.wait()
-        except Exception:
-            # The top of the call: whatever went wrong ends this call and no other.
-            logger.exception("Session %s failed", short(self.id))
-            reason = "failed"
+        await self._life.wait()
         last = self.statistics()
-        survivors = await self.close(reason)
+        survivors = await self.close(self._life.reason)
         log_event(
             logger,
             "session ended",
             session=short(self.id),
             kind=self._publication.kind if self._publication is not None else "call",
             stream=self.stream_name,
-            reason=self._liveness.reason,
+            reason=self._life.reason,
             age_s=last.age_s,
             codec=self._codec,
             mode=last.options.mode,
@@ -186,65 +166,7 @@ class Session:
             server_p95_ms=last.server_ms["p95"] if last.frames_out else None,
             still_running=survivors,
         )
-        return self._liveness.reason
-
-    def announce(self, text: str) -> None:
-        """Say something to the caller, if it listens."""
-        self._channel.send_text(text)
-
-    def end(self, reason: str) -> None:
-        """Ask the call to end; the first reason stands."""
-        self._liveness.end(reason)
-
-    async def close(self, reason: str) -> tuple[str, ...]:
-        """Free everything within the close deadline; names what survived it. Idempotent."""
-        if self._close_task is None:
-            self.end(reason)
-            self._liveness.state = "closing"
-            self._close_task = asyncio.create_task(self._close(), name=f"close {self.id}")
-        return await asyncio.shield(self._close_task)
-
-    async def _close(self) -> tuple[str, ...]:
-        # Producers before consumers: no new result, no new picture, then the connection.
-        self._feed.close()
-        if self._publication is not None:
-            self._publication.end()
-        self._outgoing.stop()
-        survivors = await self._peer.close_within(self._settings.close_timeout_s)
-        self._peer.remove_all_listeners()
-        self._liveness.state = "closed"
-        return survivors
-
-    def update(self, changes: Mapping[str, object]) -> CallOptions:
-        """Change live options; refuses the whole change if any part is wrong."""
-        self._feed.options = self._feed.options.updated(changes)
-        return self._feed.options
-
-    @property
-    def options(self) -> CallOptions:
-        return self._feed.options
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        return self._dropped(now_ns())
-
-    @property
-    def stream_name(self) -> str:
-        """The stream this call is the source of; empty for none."""
-        return self._publication.stream.name if self._publication is not None else ""
-
-    async def add_candidates(self, lines: tuple[str, ...]) -> None:
-        """Take candidates that the peer found after its offer."""
-        await self._peer.add_candidates(lines)
-
-    @property
-    def remote_credentials(self) -> tuple[str, str]:
-        """The peer's ICE user fragment and password."""
-        return self._peer.remote_credentials
-
-    def described(self) -> dict[str, Any]:
-        """What runs for this call: model, codec, encoder; for the answer and the hello."""
-        return self._describe(self._codec)
+        return self._life.reason
 
     # --- what the peer connection tells us, on the loop: only state is set here ---
 
@@ -276,23 +198,26 @@ class Session:
             self._publication.hide(covered)
             if not covered:
                 self._publication.forward(encoded, ticks, wish_at_source)
-        sender = self._sender
-        if sender is None:
-            return
+        if self._sender is not None:
+            self._return_as_it_came(self._sender, encoded, ticks, covered)
+
+    def _return_as_it_came(
+        self, sender: VideoSender, encoded: EncodedFrame, ticks: int, covered: bool
+    ) -> None:
+        """In `data` the caller gets its own packets back; else it keeps to their media time."""
+        assert self._receiver is not None
         if not self._keeps_time:
             self._keeps_time = True
             sender.keep_time(encoded.rtp_timestamp - ticks)
         if self._feed.options.mode != "data" or covered or not encoded.payloads:
             sender.stop_forwarding()
             return
-        rtp_timestamp = sender.forward(encoded, ticks, wish_at_source)
+        rtp_timestamp = sender.forward(encoded, ticks, self._receiver.wish_keyframe)
         if rtp_timestamp is None:
             # Encoded pictures go on until a first one can be forwarded, or instead.
             return
         at_ns = now_ns()
-        self._forwarded[encoded.rtp_timestamp] = RelayedTime(rtp_timestamp, at_ns)
-        if len(self._forwarded) > TIMES_KEPT:
-            self._forwarded.popitem(last=False)
+        self._forwarded.note(encoded.rtp_timestamp, RelayedTime(rtp_timestamp, at_ns))
         stamps = Stamps(encoded.received_at_ns, encoded.assembled_at_ns, sent_at_ns=at_ns)
         self._count_sent(stamps)
 
@@ -351,7 +276,7 @@ class Session:
         """On the loop: boxes of a picture that did not wait for them."""
         if mode == "smooth" and self._publication is not None:
             self._publication.detected(frame, detections)
-        forwarded = self._forwarded.get(frame.rtp_timestamp)
+        forwarded = self._forwarded.of(frame.rtp_timestamp)
         if forwarded is not None:
             self._frame_sink.record(frame.stamps)
         self._send_detections(frame, detections, frame.stamps, forwarded)
@@ -388,6 +313,78 @@ class Session:
         }
         self._channel.send(message)
 
+    # --- the end ---
+
+    def end(self, reason: str) -> None:
+        """Ask the call to end; the first reason stands."""
+        self._life.end(reason)
+
+    async def close(self, reason: str) -> tuple[str, ...]:
+        """Free everything within the close deadline; names what survived it. Idempotent."""
+        return await self._life.close(reason, self._let_go)
+
+    def _let_go(self) -> None:
+        # Producers before consumers: no new result, no new picture.
+        self._feed.close()
+        if self._publication is not None:
+            self._publication.end()
+        self._outgoing.stop()
+
+    # --- what others ask of a call, on the loop ---
+
+    def announce(self, text: str) -> None:
+        """Say something to the caller, if it listens."""
+        self._channel.send_text(text)
+
+    def update(self, changes: Mapping[str, object]) -> CallOptions:
+        """Change live options; refuses the whole change if any part is wrong."""
+        self._feed.options = self._feed.options.updated(changes)
+        return self._feed.options
+
+    @property
+    def options(self) -> CallOptions:
+        return self._feed.options
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        return self._dropped(now_ns())
+
+    @property
+    def stream_name(self) -> str:
+        """The stream this call is the source of; empty for none."""
+        return self._publication.stream.name if self._publication is not None else ""
+
+    async def add_candidates(self, lines: tuple[str, ...]) -> None:
+        """Take candidates that the peer found after its offer."""
+        await self._peer.add_candidates(lines)
+
+    @property
+    def remote_credentials(self) -> tuple[str, str]:
+        """The peer's ICE user fragment and password."""
+        return self._peer.remote_credentials
+
+    def described(self) -> dict[str, Any]:
+        """What runs for this call: model, codec, encoder; for the answer and the hello."""
+        return self._describe(self._codec)
+
+    def statistics(self) -> SessionStatistics:
+        at_ns = now_ns()
+        incoming = self._feed.statistics(at_ns)
+        return SessionStatistics(
+            session=self.id,
+            state=self._life.state,
+            options=self._feed.options,
+            age_s=self._life.age_s,
+            frames_in=incoming.frames,
+            frames_out=self._frames_out,
+            fps_in=incoming.fps,
+            fps_out=round(self._frames_out_rate.per_second(at_ns), 1),
+            size_wh=incoming.size_wh,
+            server_ms=self._server_ms.statistics().to_json(),
+            dropped=self._dropped(at_ns),
+            peer=self._peer.statistics(),
+        )
+
     # --- small parts ---
 
     def _call_soon(self, callback: Callable[..., object], *arguments: object) -> None:
@@ -421,21 +418,3 @@ class Session:
             for reason in ("lost", "decode_queue", "corrupt"):
                 dropped[reason] = dropped.get(reason, 0) + received.dropped.get(reason, 0)
         return dropped
-
-    def statistics(self) -> SessionStatistics:
-        at_ns = now_ns()
-        incoming = self._feed.statistics(at_ns)
-        return SessionStatistics(
-            session=self.id,
-            state=self._liveness.state,
-            options=self._feed.options,
-            age_s=round((at_ns - self._opened_at_ns) / NS_PER_S, 1),
-            frames_in=incoming.frames,
-            frames_out=self._frames_out,
-            fps_in=incoming.fps,
-            fps_out=round(self._frames_out_rate.per_second(at_ns), 1),
-            size_wh=incoming.size_wh,
-            server_ms=self._server_ms.statistics().to_json(),
-            dropped=self._dropped(at_ns),
-            peer=self._peer.statistics(),
-        )

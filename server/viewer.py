@@ -1,19 +1,16 @@
 """One viewer of a stream, from its offer to its end. On the loop."""
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aiortc import MediaStreamTrack, RTCDataChannel, RTCSessionDescription
+from aiortc import MediaStreamTrack, RTCDataChannel
 
-from server.clock import NS_PER_S, now_ns
 from server.data_channel import CHANNEL_LABEL, CLOCK_LABEL, DetectionChannel
-from server.errors import UnavailableError, UnprocessableError
-from server.liveness import Liveness
 from server.logs import log_event, short
-from server.offer import Offer, one_line, video_codec
+from server.offer import Offer, video_codec
+from server.peer_life import PeerLife
 from server.rtc.peer import PeerConnection, PeerStatistics
 from server.settings import SessionSettings
 from server.streams import ANNOTATED, Stream
@@ -60,54 +57,40 @@ class Viewer:
         self.id = session_id
         self.stream = stream
         self.view = view
-        self._settings = settings
         self._peer = peer
         self._rung = rung
         self._describe = describe
         self._codec = ""
         self._channel = DetectionChannel()
         self._clock_channel = DetectionChannel()
-        self._liveness = Liveness(peer, settings)
-        self._opened_at_ns = now_ns()
-        self._close_task: asyncio.Task[tuple[str, ...]] | None = None
+        self._life = PeerLife(session_id, peer, settings)
         stream.join(self)
 
     async def negotiate(self, offer: Offer) -> str:
         """The answer's SDP. On failure the caller closes the viewer; nothing else is left."""
-        peer = self._peer
-        peer.on("datachannel", self._on_datachannel)
-        peer.addTrack(SharedTrack())
-        try:
-            await peer.setRemoteDescription(RTCSessionDescription(offer.sdp, "offer"))
-            for transceiver in peer.getTransceivers():
-                wanted = transceiver.kind == "video"
-                transceiver.direction = "sendonly" if wanted else "inactive"
-            answer = await peer.createAnswer()
-            assert answer is not None, "createAnswer returns None only after close"
-            await peer.setLocalDescription(answer)
-        except UnavailableError:
-            # No free media port: come back later, the offer is not at fault.
-            raise
-        except Exception as error:
-            # aiortc's SDP code raises a dozen builtin kinds on bad text (reliability notes, B.4).
-            logger.debug("Negotiation failed", exc_info=True)
-            raise UnprocessableError(f"sdp: cannot be negotiated: {one_line(error)}") from error
-        sdp: str = peer.localDescription.sdp
+        self._peer.on("datachannel", self._on_datachannel)
+        self._peer.addTrack(SharedTrack())
+        sdp = await self._life.answer(offer, self._only_send_video)
         self._codec = video_codec(sdp)
         return sdp
 
+    def _only_send_video(self) -> None:
+        for transceiver in self._peer.getTransceivers():
+            wanted = transceiver.kind == "video"
+            transceiver.direction = "sendonly" if wanted else "inactive"
+
     async def run(self) -> str:
         """Live until the viewer leaves, falls silent or is told to; returns the reason."""
-        reason = await self._liveness.wait()
+        await self._life.wait()
         last = self.statistics()
-        survivors = await self.close(reason)
+        survivors = await self.close(self._life.reason)
         outgoing = last.peer.outgoing[0] if last.peer.outgoing else None
         log_event(
             logger,
             "viewer ended",
             session=short(self.id),
             stream=self.stream.name,
-            reason=self._liveness.reason,
+            reason=self._life.reason,
             age_s=last.age_s,
             codec=self._codec,
             view=self.view,
@@ -117,24 +100,15 @@ class Viewer:
             rtt_ms=last.peer.rtt_ms,
             still_running=survivors,
         )
-        return self._liveness.reason
+        return self._life.reason
 
     def end(self, reason: str) -> None:
         """Ask the viewer to end; the first reason stands."""
-        self._liveness.end(reason)
+        self._life.end(reason)
 
     async def close(self, reason: str) -> tuple[str, ...]:
         """Free everything within the close deadline; names what survived it. Idempotent."""
-        if self._close_task is None:
-            self.end(reason)
-            self._close_task = asyncio.create_task(self._close(), name=f"close {self.id}")
-        return await asyncio.shield(self._close_task)
-
-    async def _close(self) -> tuple[str, ...]:
-        self.stream.leave(self)
-        survivors = await self._peer.close_within(self._settings.close_timeout_s)
-        self._peer.remove_all_listeners()
-        return survivors
+        return await self._life.close(reason, lambda: self.stream.leave(self))
 
     async def add_candidates(self, lines: tuple[str, ...]) -> None:
         """Take candidates that the peer found after its offer."""
@@ -167,11 +141,11 @@ class Viewer:
         return ViewerStatistics(
             session=self.id,
             stream=self.stream.name,
-            state="closing" if self._close_task is not None else self._liveness.state,
+            state=self._life.state,
             view=self.view,
             rung=self._rung,
             codec=self._codec,
-            age_s=round((now_ns() - self._opened_at_ns) / NS_PER_S, 1),
+            age_s=self._life.age_s,
             peer=self._peer.statistics(),
         )
 

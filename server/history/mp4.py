@@ -18,8 +18,8 @@ from av.video.stream import VideoStream
 
 from server.errors import UnprocessableError
 from server.history.thumbnail import thumbnail
-from server.rtc.fanout import SharedPicture
 from server.rtc.payload import parse_payload
+from server.rtc.picture_source import SharedPicture
 
 CLOCK_HZ = 90_000
 THUMBNAIL_SIDE = 320

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from server.clock import NS_PER_MS, NS_PER_S, now_ns, s_to_ns, unix_ms
 from server.rtc.bitrate import Allowance
-from server.rtc.fanout import Fanout, SharedPicture
+from server.rtc.fanout import Fanout
+from server.rtc.picture_source import SharedPicture
 from server.settings import ClipSettings
 
 # A clip can begin at a key frame only; while nobody else asks for one, the recorder does.

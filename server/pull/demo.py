@@ -5,7 +5,6 @@ are those of `server/pictures`.
 """
 
 import math
-import threading
 from pathlib import Path
 
 import cv2
@@ -13,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from server.clock import NS_PER_S, now_ns
-from server.frame import Stamps
 from server.pull.device import to_frame
 from server.pull.media_clock import TICKS_PER_S
-from server.pull.reader import TIME_BASE, ReaderCounters, Take
+from server.pull.picture_thread import PictureThread
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 SIZE_WH = (640, 480)
@@ -62,51 +60,20 @@ def scene(pictures: list[BgrArray], number: int) -> BgrArray:
     return shown
 
 
-class DemoReader:
-    """Draws and delivers at its own pace until it is told to stop."""
-
-    def __init__(self, name: str, take: Take) -> None:
-        self.counters = ReaderCounters(decoder="drawn here")
-        self._take = take
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"pull {name}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def request_stop(self) -> None:
-        self._stop.set()
-
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
-    @property
-    def name(self) -> str:
-        return self._thread.name
-
-    def join(self, timeout_s: float) -> bool:
-        """Whether the thread ended in time; not for the loop."""
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+class DemoReader(PictureThread):
+    """Draws and delivers at its own pace."""
 
     def _run(self) -> None:
         counters = self.counters
-        counters.state = "playing"
+        counters.state, counters.decoder = "playing", "drawn here"
         counters.attempts = counters.connects = 1
         pictures = load_pictures()
         began_at_ns, number = now_ns(), 0
-        while not self._stop.is_set():
+        while not self._stopped.is_set():
             at_ns = now_ns()
-            frame = to_frame(scene(pictures, number))
-            ticks = at_ns * TICKS_PER_S // NS_PER_S
-            frame.pts, frame.time_base = ticks, TIME_BASE
-            counters.pictures += 1
-            stamps = Stamps(received_at_ns=at_ns, assembled_at_ns=at_ns, decoded_at_ns=now_ns())
-            self._take(frame, ticks & 0xFFFFFFFF, stamps)
+            picture = to_frame(scene(pictures, number))
+            self._hand_over(picture, at_ns * TICKS_PER_S // NS_PER_S, at_ns, at_ns)
             # Held up, it goes on from where it should be by now.
             number = max(number + 1, (now_ns() - began_at_ns) * FPS // NS_PER_S)
             due_ns = began_at_ns + number * NS_PER_S // FPS
-            self._stop.wait(max(0, due_ns - now_ns()) / NS_PER_S)
-        counters.state = "ended"
+            self._stopped.wait(max(0, due_ns - now_ns()) / NS_PER_S)

@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from server.call_options import CallOptions
 from server.clock import NS_PER_S, now_ns, s_to_ns
@@ -18,7 +17,8 @@ from server.feed import Feed
 from server.logs import log_event
 from server.pull.address import Address, check_host, parse_address, parse_sources
 from server.pull.demo import DemoReader
-from server.pull.reader import Reader, ReaderCounters, Take
+from server.pull.picture_thread import PictureThread, ReaderCounters, Take
+from server.pull.reader import Reader
 from server.settings import SourceSettings
 from server.shot import Shot
 from server.streams import Publication, Streams
@@ -33,24 +33,6 @@ RETRY_AFTER_S = 5
 UNWATCHED_S = 1.0
 
 MakeFeed = Callable[[str, str, CallOptions, Callable[[Shot], None]], Feed]
-
-
-class PictureReader(Protocol):
-    """A thread that delivers pictures until it is told to stop."""
-
-    counters: ReaderCounters
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def is_alive(self) -> bool: ...
-
-    def start(self) -> None: ...
-
-    def request_stop(self) -> None: ...
-
-    def join(self, timeout_s: float) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +62,12 @@ class Pull:
         options: CallOptions,
         publication: Publication,
         make_feed: MakeFeed,
-        make_reader: Callable[[Take], PictureReader],
+        make_reader: Callable[[Take], PictureThread],
         on_end: Callable[["Pull"], None],
     ) -> None:
         self.name = name
         self.address = address
-        self.reader: PictureReader | None = None
+        self.reader: PictureThread | None = None
         self._publication = publication
         self._make_reader = make_reader
         self._on_end = on_end
@@ -217,7 +199,7 @@ class Pulls:
         self._streams = streams
         self._make_feed = make_feed
         self._pulls: dict[str, Pull] = {}
-        self._lingering: list[PictureReader] = []
+        self._lingering: list[PictureThread] = []
         self._closed = False
 
     def begin_configured(self) -> None:
@@ -253,7 +235,7 @@ class Pulls:
         if len(self._lingering) >= LINGERING_AT_MOST:
             raise UnavailableError("sources that were ended are still closing", RETRY_AFTER_S)
 
-        def make_reader(take: Take) -> PictureReader:
+        def make_reader(take: Take) -> PictureThread:
             if address.kind == "demo":
                 return DemoReader(name, take)
             return Reader(name, address, self._settings, take, trusted=trusted)

@@ -9,8 +9,7 @@ import contextlib
 import logging
 import random
 import threading
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Generator
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
 
@@ -20,10 +19,10 @@ from av.codec.hwaccel import HWAccel, hwdevices_available
 
 from server.clock import NS_PER_S, now_ns, s_to_ns
 from server.errors import SightlineError
-from server.frame import Stamps
 from server.pull.address import MAX_PIXELS, Address, check_host, confined
 from server.pull.device import NoCameraError, camera_pictures
-from server.pull.media_clock import TICKS_PER_S, Lateness, MediaClock
+from server.pull.media_clock import Lateness, MediaClock
+from server.pull.picture_thread import TIME_BASE, PictureThread, Take
 from server.pull.slices import SliceJoiner, begins_key
 from server.settings import SourceSettings
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TIME_BASE = Fraction(1, TICKS_PER_S)
 FIRST_RETRY_S = 0.5
 # A source that says no to its user name and password is not asked again soon: cameras lock out.
 REFUSED_RETRY_S = 30.0
@@ -45,8 +43,6 @@ TAKEN_FORMATS = frozenset(("yuv420p", "yuvj420p", "nv12"))
 PACED_FORMATS = ("hls", "mov", "matroska", "avi", "ogg")
 HARDWARE = ("cuda", "vaapi", "qsv", "videotoolbox")
 
-Take = Callable[["VideoFrame", int, Stamps], None]
-
 
 class SourceError(Exception):
     """Why a source cannot be read; the message holds no part of its address."""
@@ -56,66 +52,26 @@ class SourceError(Exception):
         self.retry_s = retry_s
 
 
-@dataclass(slots=True)
-class ReaderCounters:
-    """Written on the reader's thread, read on any."""
-
-    state: str = "idle"
-    """`idle`, `connecting`, `playing`, `waiting` (for the next try), `ended`."""
-    connects: int = 0
-    attempts: int = 0
-    pictures: int = 0
-    decoder: str = ""
-    last_error: str = ""
-    dropped: dict[str, int] = field(default_factory=lambda: {"late": 0, "corrupt": 0})
-
-
-class Reader:
-    """`take` is called on the thread with each picture, its media time in 1/90000 s and its
-    instants; it must not wait. `trusted`: the address is the operator's own."""
+class Reader(PictureThread):
+    """Fetches from `address`. `trusted`: the address is the operator's own."""
 
     def __init__(
         self, name: str, address: Address, settings: SourceSettings, take: Take, *, trusted: bool
     ) -> None:
-        self.counters = ReaderCounters()
+        super().__init__(name, take)
         self._address = address
         self._settings = settings
-        self._take = take
         self._trusted = trusted
         self._clock = MediaClock()
-        self._stop = threading.Event()
         self._hardware_works = True
         # H.264 over RTSP is put together here; another codec is found out at the first opening.
         self._own_joining = address.scheme in ("rtsp", "rtsp+udp", "rtsps")
-        # A daemon as the last resort: a name server that hangs must not hold the process open.
-        self._thread = threading.Thread(target=self._run, name=f"pull {name}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def request_stop(self) -> None:
-        """Let the thread end: at once between pictures, else by its deadline. Idempotent."""
-        self._stop.set()
-
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
-
-    @property
-    def name(self) -> str:
-        return self._thread.name
-
-    def join(self, timeout_s: float) -> bool:
-        """Whether the thread ended in time; not for the loop."""
-        if self._thread.is_alive():
-            self._thread.join(timeout_s)
-        return not self._thread.is_alive()
 
     # --- on the thread ---
 
     def _run(self) -> None:
         counters, tries = self.counters, 0
-        while not self._stop.is_set():
+        while not self._stopped.is_set():
             counters.state = "connecting"
             counters.attempts += 1
             pictures_before = counters.pictures
@@ -124,18 +80,17 @@ class Reader:
             if counters.connects == connects_before:
                 # A driver may fail in any way when it is first asked: the CPU is tried next.
                 self._hardware_works = False
-            if self._stop.is_set():
+            if self._stopped.is_set():
                 break
             tries = 0 if counters.pictures > pictures_before else tries + 1
             if str(error) != counters.last_error:
-                logger.info("%s: %s", self._thread.name, error)
+                logger.info("%s: %s", self.name, error)
             counters.last_error = str(error)
             counters.state = "waiting"
             most_s = self._settings.source_retry_s
             pause_s = min(max(FIRST_RETRY_S * 2**tries, error.retry_s), most_s)
             # Spread, so that all cameras of a switch that restarts do not come back at once.
-            self._stop.wait(pause_s * random.uniform(0.5, 1.0))
-        counters.state = "ended"
+            self._stopped.wait(pause_s * random.uniform(0.5, 1.0))
 
     def _play_once(self) -> SourceError:
         """Open and play until it ends; why it did."""
@@ -159,8 +114,8 @@ class Reader:
             return SourceError("its host is not known")
         except Exception as error:
             # Whatever a source does to FFmpeg or to us costs one connection, not the thread.
-            logger.warning("%s: %s", self._thread.name, type(error).__name__)
-            logger.debug("%s", self._thread.name, exc_info=True)
+            logger.warning("%s: %s", self.name, type(error).__name__)
+            logger.debug("%s", self.name, exc_info=True)
             return SourceError(f"failed: {type(error).__name__}")
         return SourceError("it ended")
 
@@ -202,7 +157,7 @@ class Reader:
                 for picture in pictures:
                     if self.counters.state != "playing":
                         self._connected("OpenCV")
-                    if self._stop.is_set():
+                    if self._stopped.is_set():
                         return
                     at_ns = now_ns()
                     self._show(picture, at_ns, at_ns, None)
@@ -216,7 +171,7 @@ class Reader:
         counters.last_error = ""
         counters.decoder = decoder
         self._clock.restart()
-        logger.info("%s: playing, %s", self._thread.name, decoder)
+        logger.info("%s: playing, %s", self.name, decoder)
 
     def _hardware(self) -> HWAccel | None:
         wanted = self._settings.source_decoder
@@ -243,15 +198,15 @@ class Reader:
         is_file = self._address.kind == "file"
         pace = None
         if is_file or container.format.name.split(",")[0] in PACED_FORMATS:
-            pace = Pace(self._stop)
+            pace = Pace(self._stopped)
         lateness = Lateness() if pace is None else None
-        while not self._stop.is_set():
+        while not self._stopped.is_set():
             pictures_before = self.counters.pictures
             packets = cast("Generator[Packet[VideoStream]]", container.demux(stream))
             # Closed here, so that FFmpeg's own clean-up is not left to the collector.
             with contextlib.closing(packets):
                 self._decode_all(packets, stream, pace, lateness)
-            if not is_file or self._stop.is_set():
+            if not is_file or self._stopped.is_set():
                 return
             if self.counters.pictures == pictures_before:
                 raise SourceError("there is no picture in it")
@@ -274,7 +229,7 @@ class Reader:
         first_at_ns = before_at_ns = 0
         errors = 0
         for packet in packets:
-            if self._stop.is_set():
+            if self._stopped.is_set():
                 return
             at_ns = now_ns()
             if packet.pts != pts or joiner is None:
@@ -314,17 +269,11 @@ class Reader:
             received_at_ns = at_ns = now_ns()
         if picture.format.name not in TAKEN_FORMATS:
             picture = picture.reformat(format="yuv420p")
-        if self._stop.is_set():
+        if self._stopped.is_set():
             # Whoever takes the pictures may have left.
             return
         ticks = self._clock.ticks(source_s, received_at_ns)
-        picture.pts, picture.time_base = ticks, TIME_BASE
-        self.counters.pictures += 1
-        self._take(
-            picture,
-            ticks & 0xFFFFFFFF,
-            Stamps(received_at_ns=received_at_ns, assembled_at_ns=at_ns, decoded_at_ns=now_ns()),
-        )
+        self._hand_over(picture, ticks, received_at_ns, at_ns)
 
 
 class Pace:

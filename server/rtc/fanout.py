@@ -4,7 +4,7 @@ What a viewer costs is a header and its encryption (`fanout_sender.py`). Without
 is encoded and no encoder exists. Loop only, but for the job on the encode executor.
 
 Bounds: one picture waits while one is encoded, the newest; key frames on demand come at most
-twice a second; what a joining viewer is given at once is `REPLAY_AT_MOST` pictures.
+twice a second; what a joining viewer is given at once is `picture_source.REPLAY_AT_MOST` pictures.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol
 
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.utils import random32
@@ -22,69 +21,13 @@ from server.clock import NS_PER_MS, NS_PER_S, now_ns
 from server.rtc.bitrate import Allowance
 from server.rtc.encoders import EncodeResult, EncoderSlot, Renderable, make_encoder
 from server.rtc.options import RtcOptions
+from server.rtc.picture_source import VIEWERS_AT_ONCE, PictureSource, SharedPicture, Viewer
 from server.rtc.sender_guards import KeyframeThrottle, RtpTimeline
 
 logger = logging.getLogger(__name__)
 
 KEYFRAME_INTERVAL_NS = NS_PER_S // 2
-# A viewer that joins so soon after a key frame is given it, and what followed, at once.
-REPLAY_NS = 400 * NS_PER_MS
-REPLAY_AT_MOST = 48
-# Viewers that are served before the loop may look at something else.
-VIEWERS_AT_ONCE = 16
 RATE_INTERVAL_NS = 250 * NS_PER_MS
-
-
-@dataclass(frozen=True, slots=True)
-class SharedPicture:
-    """One picture in RTP payloads, the same for all viewers."""
-
-    payloads: tuple[bytes, ...]
-    keyframe: bool
-    rtp_timestamp: int
-    captured_at_ns: int
-    size: int
-    """Payload bytes."""
-    result: EncodeResult | None = None
-    """Of the encoder; None for a picture that is passed on as it came."""
-
-
-class RecentPictures:
-    """Pictures from the last key frame on, while it is young: what a viewer that joins is given
-    at once. Bounds: `REPLAY_NS` and `REPLAY_AT_MOST`; beyond them it is empty."""
-
-    def __init__(self) -> None:
-        self._pictures: list[SharedPicture] = []
-        self._since_ns = 0
-
-    def add(self, picture: SharedPicture) -> None:
-        at_ns = now_ns()
-        if picture.keyframe:
-            self._pictures = [picture]
-            self._since_ns = at_ns
-        elif self._pictures:
-            self._pictures.append(picture)
-            if at_ns - self._since_ns > REPLAY_NS or len(self._pictures) > REPLAY_AT_MOST:
-                self._pictures.clear()
-
-    def clear(self) -> None:
-        self._pictures.clear()
-
-    def replay(self, viewer: "Viewer") -> bool:
-        """Send them; False when there is nothing to begin with."""
-        if not self._pictures or now_ns() - self._since_ns >= REPLAY_NS:
-            return False
-        for picture in self._pictures:
-            viewer.send_picture(picture)
-        return True
-
-
-class Viewer(Protocol):
-    """What a fan-out needs of a viewer's sender. Loop only, must not block or raise."""
-
-    def send_picture(self, picture: SharedPicture) -> None: ...
-
-    def allowance(self) -> Allowance: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +46,7 @@ class FanoutStatistics:
     target_bps: int
 
 
-class Fanout:
+class Fanout(PictureSource):
     """See the module. `on_sent` hears of every picture after the last viewer's last packet,
     `on_wish` that somebody waits for a key frame: the source may be slow to bring a picture."""
 
@@ -117,31 +60,25 @@ class Fanout:
         on_sent: Callable[[Renderable, SharedPicture], None],
         on_wish: Callable[[], None],
     ) -> None:
+        super().__init__()
         self._codec = RTCRtpCodecParameters(mimeType=f"video/{codec_name}", clockRate=90_000)
         self._options = options
         self._encode_executor = encode_executor
         self._on_sent = on_sent
         self._on_wish = on_wish
         self._loop = asyncio.get_running_loop()
-        self._viewers: dict[Viewer, None] = {}
         self._slot: EncoderSlot | None = None
         self._keyframes = KeyframeThrottle(KEYFRAME_INTERVAL_NS, now_ns)
         self._timeline = RtpTimeline(random32())
         self._busy = False
         self._waiting: tuple[Renderable, int, int] | None = None
-        self._recent = RecentPictures()
         self._allowance: Allowance | None = None
         self._allowance_at_ns = 0
         self._last: EncodeResult | None = None
         self._encoded = 0
         self._keyframes_made = 0
-        self._replays = 0
         self._failures = 0
         self._dropped_replaced = 0
-
-    @property
-    def watched(self) -> bool:
-        return bool(self._viewers)
 
     def statistics(self) -> FanoutStatistics:
         last = self._last
@@ -159,26 +96,14 @@ class Fanout:
 
     # --- viewers ---
 
-    def join(self, viewer: Viewer) -> None:
-        """Serve this viewer from now on, beginning with a key frame."""
-        self._viewers[viewer] = None
-        if self._recent.replay(viewer):
-            self._replays += 1
-        else:
-            self.wish_keyframe()
-
-    def leave(self, viewer: Viewer) -> None:
-        """Serve it no longer. Idempotent. After the last one the encoder is given up."""
-        self._viewers.pop(viewer, None)
-        if not self._viewers:
-            self._slot = None
-            self._waiting = None
-            self._recent.clear()
-
     def wish_keyframe(self) -> None:
-        """A viewer cannot go on without one."""
         self._keyframes.wish()
         self._on_wish()
+
+    def _let_go(self) -> None:
+        # The encoder too: a viewer that comes back in an hour gets a fresh one.
+        self._slot = None
+        self._waiting = None
 
     # --- pictures ---
 

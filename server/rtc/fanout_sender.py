@@ -8,7 +8,6 @@ not fit is dropped up to the next key frame, so that it never drags the others a
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Protocol
 
 from aiortc.mediastreams import MediaStreamTrack
 from aiortc.rtcdtlstransport import RTCDtlsTransport
@@ -16,8 +15,8 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
 from server.clock import NS_PER_S, now_ns
 from server.rtc.bitrate import Allowance
-from server.rtc.fanout import SharedPicture, Viewer
 from server.rtc.options import RtcOptions
+from server.rtc.picture_source import PictureSource, SharedPicture
 from server.rtc.sender import VideoSender
 
 # Seconds of its rate that a viewer may be sent ahead: a key frame is several pictures' worth.
@@ -30,19 +29,6 @@ UNSENT_BYTES_AT_MOST = 256 * 1024
 # A forwarded picture does not get smaller for whoever cannot take it. An estimate that is still
 # growing is no reason to leave pictures out; so much loss is.
 LOST_AT_MOST = 0.1
-
-
-class PictureSource(Protocol):
-    """Where a viewer's pictures come from: an encoding, or the source itself."""
-
-    follows_rate: bool
-    """Pictures are made to fit what viewers can take."""
-
-    def join(self, viewer: Viewer) -> None: ...
-
-    def leave(self, viewer: Viewer) -> None: ...
-
-    def wish_keyframe(self) -> None: ...
 
 
 FindFanout = Callable[[str], PictureSource]

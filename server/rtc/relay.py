@@ -16,7 +16,7 @@ from aiortc.utils import random32
 
 from server.clock import NS_PER_S, now_ns
 from server.rtc.assembly import EncodedFrame
-from server.rtc.fanout import VIEWERS_AT_ONCE, RecentPictures, SharedPicture, Viewer
+from server.rtc.picture_source import VIEWERS_AT_ONCE, PictureSource, SharedPicture, Viewer
 from server.rtc.sender_guards import RtpTimeline
 
 PENDING_AT_MOST = 8
@@ -45,30 +45,43 @@ class RelayedTime:
     sent_at_ns: int
 
 
-class Relay:
+class RelayedTimes:
+    """When frames left, by their media time as they came. Bound: `TIMES_KEPT`, the oldest goes."""
+
+    def __init__(self) -> None:
+        self._times: OrderedDict[int, RelayedTime] = OrderedDict()
+
+    def note(self, source_rtp_timestamp: int, time: RelayedTime) -> None:
+        self._times[source_rtp_timestamp] = time
+        if len(self._times) > TIMES_KEPT:
+            self._times.popitem(last=False)
+
+    def of(self, source_rtp_timestamp: int) -> RelayedTime | None:
+        """None for a frame that did not leave, or too long ago."""
+        return self._times.get(source_rtp_timestamp)
+
+    def clear(self) -> None:
+        self._times.clear()
+
+
+class Relay(PictureSource):
     """See the module. `call_soon` hands the rest of the viewers to the loop's next turn."""
 
     follows_rate = False
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        super().__init__()
         self._call_soon = call_soon
-        self._viewers: dict[Viewer, None] = {}
         self._wish_at_source: Callable[[], None] | None = None
         self._timeline = RtpTimeline(random32())
         # The source's media time of its first frame, and when that was; None before.
         self._epoch: tuple[int, int] | None = None
-        self._times: OrderedDict[int, RelayedTime] = OrderedDict()
-        self._recent = RecentPictures()
+        self._times = RelayedTimes()
         self._pending: deque[tuple[SharedPicture, list[Viewer]]] = deque()
         self._codec = ""
         self._pictures = 0
         self._keyframes = 0
         self._keyframes_wished = 0
-        self._replays = 0
-
-    @property
-    def watched(self) -> bool:
-        return bool(self._viewers)
 
     @property
     def codec(self) -> str:
@@ -112,9 +125,7 @@ class Relay:
             self._epoch = ticks, at_ns * 90_000 // NS_PER_S
         first_ticks, began_at_ticks = self._epoch
         rtp_timestamp = self._timeline.timestamp(began_at_ticks + ticks - first_ticks)
-        self._times[frame.rtp_timestamp] = RelayedTime(rtp_timestamp, at_ns)
-        if len(self._times) > TIMES_KEPT:
-            self._times.popitem(last=False)
+        self._times.note(frame.rtp_timestamp, RelayedTime(rtp_timestamp, at_ns))
         size = sum(map(len, frame.payloads))
         picture = SharedPicture(
             frame.payloads, frame.is_key, rtp_timestamp, frame.received_at_ns, size
@@ -128,30 +139,18 @@ class Relay:
 
     def relayed(self, source_rtp_timestamp: int) -> RelayedTime | None:
         """When a frame of the source left; None when it did not, or too long ago."""
-        return self._times.get(source_rtp_timestamp)
+        return self._times.of(source_rtp_timestamp)
 
     # --- viewers ---
 
-    def join(self, viewer: Viewer) -> None:
-        """Serve this viewer from now on, beginning with a key frame."""
-        self._viewers[viewer] = None
-        if self._recent.replay(viewer):
-            self._replays += 1
-        else:
-            self.wish_keyframe()
-
-    def leave(self, viewer: Viewer) -> None:
-        """Serve it no longer. Idempotent."""
-        self._viewers.pop(viewer, None)
-        if not self._viewers:
-            self._recent.clear()
-            self._pending.clear()
-
     def wish_keyframe(self) -> None:
-        """A viewer cannot go on without one; the source's receiver bounds how often it is asked."""
+        # The source's receiver bounds how often it is asked.
         self._keyframes_wished += 1
         if self._wish_at_source is not None:
             self._wish_at_source()
+
+    def _let_go(self) -> None:
+        self._pending.clear()
 
     def _serve(self) -> None:
         """Some viewers now, the rest after the loop has looked at something else; all of them

@@ -6,8 +6,8 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 
 from server.clock import now_ns
 from server.rtc.encoders import make_encoder
-from server.rtc.fanout import SharedPicture
 from server.rtc.options import RtcOptions
+from server.rtc.picture_source import SharedPicture
 
 H264 = RTCRtpCodecParameters(mimeType="video/H264", clockRate=90_000)
 

@@ -12,9 +12,10 @@ import pytest
 from server.clock import NS_PER_S, now_ns
 from server.rtc.bitrate import Allowance
 from server.rtc.encoders import Renderable
-from server.rtc.fanout import Fanout, SharedPicture, common_allowance
+from server.rtc.fanout import Fanout, common_allowance
 from server.rtc.fanout_sender import BURST_S, ViewerPace
 from server.rtc.options import RtcOptions
+from server.rtc.picture_source import SharedPicture
 from tests.fakes import grey_video_frame
 from tests.serving import DEADLINE_S
 

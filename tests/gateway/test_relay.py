@@ -12,8 +12,8 @@ from aiortc.rtp import RTCP_PSFB_PLI, RTCP_RTPFB_NACK, RtcpPsfbPacket, RtcpRtpfb
 
 from server.rtc.assembly import EncodedFrame
 from server.rtc.bitrate import Allowance
-from server.rtc.fanout import VIEWERS_AT_ONCE, SharedPicture
 from server.rtc.fanout_sender import FanoutSender
+from server.rtc.picture_source import VIEWERS_AT_ONCE, SharedPicture
 from server.rtc.relay import PENDING_AT_MOST, TIMES_KEPT, Relay
 from tests.gateway.test_fanout import OPTIONS
 from tests.gateway.test_fanout_sender import PARAMETERS, Wire
