@@ -30,7 +30,8 @@ from server.inference import Detector
 from server.logs import set_up_logging
 from server.memory import limit_arenas
 from server.rtc.addresses import media_addresses
-from server.settings import KEYS, Settings, add_arguments, load_settings, unknown_variables
+from server.settings import Settings
+from server.settings_loading import KEYS, add_arguments, load_settings, unknown_variables
 from server.workers import make_detector
 
 logger = logging.getLogger("server")

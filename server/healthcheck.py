@@ -12,7 +12,8 @@ import urllib.request
 from collections.abc import Sequence
 
 from server.errors import SettingsError
-from server.settings import Settings, add_arguments, load_settings
+from server.settings import Settings
+from server.settings_loading import add_arguments, load_settings
 
 TIMEOUT_S = 2.0
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}

@@ -7,7 +7,8 @@ import pytest
 from server.errors import SettingsError
 from server.peer_factory import rtc_options
 from server.rtc.options import RtcOptions
-from server.settings import KEYS, RTC_SWITCHES, Settings, add_arguments, load_settings
+from server.settings import RTC_SWITCHES, Settings
+from server.settings_loading import KEYS, add_arguments, load_settings
 
 pytestmark = pytest.mark.unit
 
@@ -111,7 +112,7 @@ def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, told: st
 
 
 def test_every_key_has_a_help_text_and_its_default_is_in_range() -> None:
-    from server.settings import parse_value
+    from server.settings_loading import parse_value
 
     for row in KEYS:
         assert row.help, row.name

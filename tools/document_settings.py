@@ -5,7 +5,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from server.settings import GROUPS, KEYS, Key
+from server.settings import GROUPS
+from server.settings_loading import KEYS, Key
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 INTRODUCTION = """\

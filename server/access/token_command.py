@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from server.access.auth import SCOPES, parse_patterns, parse_scopes, parse_span_s, token_maker
 from server.errors import SightlineError
-from server.settings import AuthSettings, add_arguments, load_settings
+from server.settings import AuthSettings
+from server.settings_loading import add_arguments, load_settings
 
 
 def run_token(arguments: Sequence[str]) -> int:

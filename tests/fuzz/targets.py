@@ -29,7 +29,7 @@ from server.rtc.ice import GuardedStunProtocol, IceConnection
 from server.rtc.options import RtcOptions
 from server.rtc.payload import parse_payload
 from server.sdp_rules import parse_fragment, publish_offer, view_offer
-from server.settings import load_settings
+from server.settings_loading import load_settings
 
 CODECS = ("H264", "VP8")
 MAX_PACKETS = 64
