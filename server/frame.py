@@ -6,7 +6,7 @@ because a decoder may still refer to it; who draws, draws on a copy (`pixels.py`
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from server.clock import ns_to_ms
 
@@ -38,6 +38,12 @@ class Stamps:
             if begin_ns and end_ns:
                 stages[name] = ns_to_ms(end_ns - begin_ns)
         return stages
+
+
+class FrameSink(Protocol):
+    """Takes the instants of every frame that left."""
+
+    def record(self, stamps: Stamps) -> None: ...
 
 
 # Stage name, instant it begins, instant it ends. The names are those of /metrics, /api/stats,

@@ -10,17 +10,18 @@ from server.analysis.analyst import Analyst
 from server.analysis.scenes import Scenes
 from server.call_options import CallOptions
 from server.feed import Feed
+from server.frame import FrameSink
 from server.hub import Hub, SentShot
 from server.inference import InferenceWorker
 from server.rtc.encoders.probe import choose_h264
 from server.rtc.options import IceServer, RtcOptions
 from server.rtc.peer import PeerConnection
 from server.rtc.picture_source import PictureSource
-from server.session import FrameSink, Session
+from server.session import Session
 from server.settings import RTC_SWITCHES, RtcSettings, Settings
 from server.shot import Shot
 from server.status import model_json
-from server.streams import ANNOTATED, Publication, Stream
+from server.stream import ANNOTATED, Publication, Stream
 from server.viewer import Viewer
 
 

@@ -20,7 +20,8 @@ from server.logs import log_event
 from server.offer import Offer
 from server.session import Session, SessionStatistics
 from server.settings import SessionSettings
-from server.streams import ANNOTATED, Publication, Stream, Streams, StreamStatistics
+from server.stream import ANNOTATED, Publication, Stream, StreamStatistics
+from server.streams import Streams
 from server.viewer import Viewer, ViewerStatistics
 
 logger = logging.getLogger(__name__)

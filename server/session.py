@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from aiortc import RTCDataChannel, RTCRtpTransceiver
 from aiortc.mediastreams import MediaStreamTrack
@@ -21,7 +21,7 @@ from server.data_channel import CHANNEL_LABEL, DetectionChannel
 from server.detections import Detections
 from server.errors import UnprocessableError
 from server.feed import Analyst, Feed, Inference
-from server.frame import Frame, Stamps
+from server.frame import Frame, FrameSink, Stamps
 from server.logs import log_event, short
 from server.messages import frame_message
 from server.offer import Offer, video_codec
@@ -35,17 +35,11 @@ from server.rtc.relay import RelayedTime, RelayedTimes
 from server.rtc.sender import VideoSender
 from server.settings import SessionSettings
 from server.shot import Shot
-from server.streams import Publication
+from server.stream import Publication
 from server.telemetry import DurationRecorder, RateMeter
 from server.tracks import OutgoingPicture, OutgoingVideoTrack
 
 logger = logging.getLogger(__name__)
-
-
-class FrameSink(Protocol):
-    """Takes the instants of every frame that left."""
-
-    def record(self, stamps: Stamps) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

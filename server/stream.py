@@ -1,48 +1,30 @@
-"""The named streams there are: who is the source of each, and who watches.
+"""One named stream: what its source offers, and who is sent it in which form.
 
-A stream begins with its source. When the source leaves, its viewers keep the last picture for a
-while; a source that comes back under the name is seen by them without doing anything. On the
-loop only.
+When the source leaves, its viewers keep the last picture for a while; a source that comes back
+under the name is seen by them without doing anything. On the loop only.
 """
 
 import asyncio
-import json
 import random
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from server.call_options import CallOptions
-from server.clock import NS_PER_S, now_ns, unix_ms
+from server.clock import NS_PER_S, now_ns
 from server.detections import Detections
-from server.errors import (
-    ConflictError,
-    NotFoundError,
-    NotLiveError,
-    UnavailableError,
-    UnprocessableError,
-)
-from server.frame import Frame, Stamps
+from server.errors import NotLiveError, UnavailableError, UnprocessableError
+from server.frame import Frame, FrameSink, Stamps
 from server.hub import EncodingStatistics, Hub, SentShot
-from server.messages import frame_message
-from server.outlets.bulletin import (
-    DETECTIONS,
-    ENDED,
-    LIVE,
-    NO_SIGNAL,
-    STATUS,
-    WAITING,
-    Bulletin,
-)
+from server.outlets.bulletin import ENDED, LIVE, NO_SIGNAL, WAITING, Bulletin
 from server.rtc.assembly import EncodedFrame
 from server.rtc.relay import Relay, RelayStatistics
 from server.settings import StreamSettings
 from server.shot import Shot
+from server.stream_news import StreamNews
 from server.telemetry import RateMeter
 
-NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # A viewer that finds no live source comes back after so long: spread, so that not all come at once.
 RETRY_S = (2, 10)
 FULL_RETRY_S = 5
@@ -88,12 +70,6 @@ class Watcher(Protocol):
     def tell(self, text: str) -> None: ...
 
     def end(self, reason: str) -> None: ...
-
-
-class FrameSink(Protocol):
-    """Takes the instants of every frame that left."""
-
-    def record(self, stamps: Stamps) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +144,7 @@ class Publication:
 
 
 class Stream:
-    """One named stream; made and ended by `Streams`."""
+    """See the module. Made by `Streams`; `on_over` hears that nobody sends and nobody watches."""
 
     def __init__(
         self,
@@ -187,10 +163,8 @@ class Stream:
         self._listeners = 0
         self._settings = settings
         self._frame_sink = frame_sink
-        self._bulletin = bulletin
         self._on_over = on_over
-        self._state = ""
-        self._told: Detections | None = None
+        self._news = StreamNews(name, bulletin)
         self._forwarded_codec = ""
         loop = asyncio.get_running_loop()
         self._look: asyncio.TimerHandle | None = loop.call_later(LOOK_S, self._look_at_signal)
@@ -222,7 +196,7 @@ class Stream:
             self._on_over(self)
             return
         self._say(NO_SIGNAL)
-        self._tell_signal(False)
+        self._news.tell_signal(False, self._viewers_of(DATA, RAW))
         loop = asyncio.get_running_loop()
         self._expiry = loop.call_later(self._settings.no_signal_s, self._on_over, self)
 
@@ -238,7 +212,7 @@ class Stream:
         self._size_wh = shot.frame.size_wh
         self.hub.offer(shot)
         self._say(LIVE)
-        self._tell(shot)
+        self._news.post_found(shot)
         if shot.detections is not None and shot.found is None:
             self.tell_data(shot.frame, shot.detections)
 
@@ -252,7 +226,7 @@ class Stream:
         began = not self.relay.codec
         self.relay.offer(frame, ticks, wish_at_source)
         if began:
-            self._tell_signal(True)
+            self._news.tell_signal(True, self._viewers_of(DATA, RAW))
         if self._only_relayed:
             stamps = Stamps(frame.received_at_ns, frame.assembled_at_ns, sent_at_ns=now_ns())
             self._frame_sink.record(stamps)
@@ -357,166 +331,43 @@ class Stream:
             relay=self.relay.statistics(),
         )
 
-    # --- small parts ---
+    # --- what is told, and to whom ---
 
     def _on_sent(self, sent: SentShot) -> None:
         """A shot has left for all viewers of one encoding: its boxes follow."""
-        publication, shot = self.publication, sent.shot
+        publication, detections = self.publication, sent.shot.detections
         if publication is not None and not publication.returns_picture:
             self._frame_sink.record(sent.stamps)
         listeners = [viewer for viewer in self.viewers if viewer.watches(sent.codec, sent.rung)]
-        if shot.detections is None or not listeners:
-            return
-        message = frame_message(
-            self.name,
-            shot.frame,
-            shot.detections,
-            rtp_timestamp=sent.rtp_timestamp,
-            stages_ms=sent.stamps.stages_ms(),
-            sent=sent.stamps,
-        )
-        text = json.dumps(message, separators=(",", ":"))
-        for viewer in listeners:
-            viewer.tell(text)
+        if detections is not None and listeners:
+            self._news.tell_drawn(sent, detections, listeners)
 
     def tell_data(self, frame: Frame, detections: Detections) -> None:
-        """Boxes for those who draw them themselves, with the time of their frame as it left."""
+        """Boxes of a frame that went ahead, for viewers of `data`."""
         if self._only_relayed:
             # The picture was recorded when it left; this is the rest of its way.
             self._frame_sink.record(replace(frame.stamps, sent_at_ns=0))
-        viewers = [viewer for viewer in self._viewers_of(DATA) if viewer.listens]
-        relayed = self.relay.relayed(frame.rtp_timestamp) if viewers else None
-        if relayed is None:
-            return
-        message = frame_message(
-            self.name,
-            frame,
-            detections,
-            rtp_timestamp=relayed.rtp_timestamp,
-            stages_ms=frame.stamps.stages_ms(),
-            sent=replace(frame.stamps, sent_at_ns=relayed.sent_at_ns),
-        )
-        text = json.dumps(message, separators=(",", ":"))
-        for viewer in viewers:
-            viewer.tell(text)
-
-    def _tell_signal(self, live: bool) -> None:
-        """Nobody draws `no signal` for those who get packets as they come."""
-        text = json.dumps({"type": "signal", "live": live})
-        for viewer in self._viewers_of(DATA, RAW):
-            viewer.tell(text)
+        listeners = [viewer for viewer in self._viewers_of(DATA) if viewer.listens]
+        relayed = self.relay.relayed(frame.rtp_timestamp) if listeners else None
+        if relayed is not None:
+            self._news.tell_beside(frame, detections, relayed, listeners)
 
     def _viewers_of(self, *views: str) -> list[Watcher]:
         return [viewer for viewer in self.viewers if viewer.view in views]
 
-    def _tell(self, shot: Shot) -> None:
-        """Whoever listens hears of boxes as soon as they are known, watched or not."""
-        # In mode `smooth` the same boxes are shown on several pictures, moved on.
-        frame, found = shot.found or (shot.frame, shot.detections)
-        if found is None or found is self._told:
-            return
-        self._told = found
-        if not self._bulletin.wanted(DETECTIONS, self.name):
-            return
-        message = frame_message(
-            self.name,
-            frame,
-            found,
-            rtp_timestamp=frame.rtp_timestamp,
-            stages_ms=frame.stamps.stages_ms(),
-            sent=replace(frame.stamps, sent_at_ns=now_ns()),
-        )
-        self._bulletin.post(DETECTIONS, self.name, message, shot.names)
-
     def _say(self, state: str) -> None:
-        """Tell how the stream stands, when that is new."""
-        if state == self._state or self._state == ENDED:
-            return
-        self._state = state
         publication = self.publication
-        source = publication.kind if publication is not None and state != ENDED else ""
-        message = {
-            "stream": self.name,
-            "state": state,
-            "source": source,
-            "unix_ms": round(unix_ms(), 1),
-        }
-        self._bulletin.post(STATUS, self.name, message)
+        kind = publication.kind if publication is not None and state != ENDED else ""
+        self._news.post_state(state, kind)
+
+    # --- timers ---
 
     def _look_at_signal(self) -> None:
         self._look = asyncio.get_running_loop().call_later(LOOK_S, self._look_at_signal)
-        if self._state == LIVE and not self.hub.has_signal:
+        if self._news.state == LIVE and not self.hub.has_signal:
             self._say(NO_SIGNAL)
 
     def _stop_expiry(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-
-
-class Streams:
-    """All of them, by name."""
-
-    def __init__(
-        self,
-        settings: StreamSettings,
-        make_hub: Callable[[Callable[[SentShot], None]], Hub],
-        frame_sink: FrameSink,
-        bulletin: Bulletin,
-    ) -> None:
-        self._settings = settings
-        self._make_hub = make_hub
-        self._frame_sink = frame_sink
-        self._bulletin = bulletin
-        self._streams: dict[str, Stream] = {}
-
-    def claim(self, name: str, kind: str, *, returns_picture: bool) -> Publication:
-        """Become the source of a stream, which may be new; refuses where there is one."""
-        check_name(name)
-        stream = self._streams.get(name)
-        taken = stream is not None and stream.publication is not None
-        if taken and not self._settings.replace_source:
-            raise ConflictError(f"stream: {name} has a source (replace_source would end it)")
-        if stream is None:
-            limit = self._settings.max_streams
-            if len(self._streams) >= limit:
-                raise UnavailableError(f"max_streams: there are {limit} streams", FULL_RETRY_S)
-            stream = self._streams[name] = Stream(
-                name, self._settings, self._make_hub, self._frame_sink, self._bulletin, self._over
-            )
-        publication = Publication(stream, kind, returns_picture)
-        stream.take(publication)
-        return publication
-
-    def get(self, name: str) -> Stream:
-        stream = self._streams.get(name)
-        if stream is None:
-            raise NotFoundError("stream: no such name")
-        return stream
-
-    def statistics(self) -> tuple[StreamStatistics, ...]:
-        return tuple(stream.statistics() for stream in self._streams.values())
-
-    def end(self, name: str, reason: str) -> None:
-        """End one stream with its source and its viewers."""
-        stream = self.get(name)
-        publication, stream.publication = stream.publication, None
-        if publication is not None and publication.owner is not None:
-            publication.owner.end(reason)
-        self._over(stream)
-
-    def close(self) -> None:
-        """End all streams."""
-        for stream in list(self._streams.values()):
-            self._over(stream)
-
-    def _over(self, stream: Stream) -> None:
-        if self._streams.get(stream.name) is stream:
-            del self._streams[stream.name]
-        stream.close()
-
-
-def check_name(name: str) -> None:
-    """Refuse what is no stream's name."""
-    if not NAME.fullmatch(name):
-        raise NotFoundError("stream: a name has 1 to 64 of A-Z, a-z, 0-9, _ and -")

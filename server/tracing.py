@@ -7,12 +7,12 @@ timed for it. Spans are sent by the library's own thread. Needs the extra `otel`
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from server import __version__
 from server.clock import now_ns
 from server.errors import SettingsError
-from server.frame import STAGES, Stamps
+from server.frame import STAGES, FrameSink, Stamps
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 
 EXPORT_TIMEOUT_S = 5.0
 QUEUE_SPANS = 4096
-
-
-class FrameSink(Protocol):
-    """Takes the instants of every frame that left."""
-
-    def record(self, stamps: Stamps) -> None: ...
 
 
 class FrameTracer:

@@ -13,7 +13,7 @@ from server.offer import Offer, video_codec
 from server.peer_life import PeerLife
 from server.rtc.peer import PeerConnection, PeerStatistics
 from server.settings import SessionSettings
-from server.streams import ANNOTATED, Stream
+from server.stream import ANNOTATED, Stream
 
 logger = logging.getLogger(__name__)
 

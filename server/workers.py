@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from server.detector.load import load_detector
 from server.detector.trial import try_apart
 from server.detector_watch import DetectorWatch
+from server.frame import FrameSink
 from server.inference import Detector, InferenceWorker
 from server.model_change import ModelChanger, model_folders
 from server.settings import DetectorSettings, Settings
 from server.telemetry import FrameTelemetry, LoopLagSampler
-from server.tracing import FrameSink, make_tracer
+from server.tracing import make_tracer
 
 logger = logging.getLogger(__name__)
 

@@ -46,6 +46,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "access/limits",
             "offer",
             "history/paging",
+            "settings_loading",
             "state_files",
             "access/turn",
         ),
@@ -84,6 +85,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("media", ("feed", "hub", "link_counts", "peer_life", "tracks")),
     ("desk", ("desk",)),
     ("reel", ("history/reel",)),
+    ("news", ("stream_news",)),
+    ("stream", ("stream",)),
     ("streams", ("streams",)),
     ("clips", ("history/clips",)),
     ("stills", ("stills",)),
@@ -167,7 +170,7 @@ DOORS: Mapping[str, tuple[str, ...]] = {
     "simplejpeg": ("images",),
     "sqlalchemy": ("history/store",),
     "uvloop": ("__main__",),
-    "yaml": ("detector", "settings"),
+    "yaml": ("detector", "settings_loading"),
 }
 # Folders that only group modules: each of these keeps a layer of its own.
 GROUPS = ("access", "analysis", "edge", "history", "outlets")

@@ -25,7 +25,7 @@ from server.rtc.relay import RelayStatistics
 from server.session import SessionStatistics
 from server.status import ProcessStatistics
 from server.stills import StillsStatistics
-from server.streams import StreamStatistics
+from server.stream import StreamStatistics
 from server.viewer import ViewerStatistics
 
 JSON, SDP = "application/json", "application/sdp"

@@ -25,7 +25,8 @@ from server.hub import FULL, RUNGS
 from server.registry import Registry
 from server.sdp_rules import parse_fragment, publish_offer, view_offer
 from server.settings import Settings
-from server.streams import ANNOTATED, VIEWS, Streams, check_name
+from server.stream import ANNOTATED, VIEWS
+from server.streams import Streams, check_name
 
 SDP = "application/sdp"
 FRAGMENT = "application/trickle-ice-sdpfrag"

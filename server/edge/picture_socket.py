@@ -31,7 +31,8 @@ from server.errors import (
 from server.feed import Analyst
 from server.logs import log_event, short
 from server.settings import ImageSettings
-from server.streams import Publication, Streams
+from server.stream import Publication
+from server.streams import Streams
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,8 @@ from server.errors import (
 from server.latest import LatestClosed
 from server.settings import StreamSettings
 from server.stills import Kind, Reader, Stills, StillsStatistics
-from server.streams import ANNOTATED, Stream, Streams
+from server.stream import ANNOTATED, Stream
+from server.streams import Streams
 
 BOUNDARY = "frame"
 WIDTHS = (16, 7680)

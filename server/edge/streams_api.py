@@ -16,7 +16,8 @@ from server.errors import MalformedError
 from server.pull.pulls import Pulls, PullStatistics
 from server.status import plain
 from server.stills import StillsStatistics
-from server.streams import Stream, Streams, StreamStatistics
+from server.stream import Stream, StreamStatistics
+from server.streams import Streams
 
 
 @dataclass(frozen=True, slots=True)

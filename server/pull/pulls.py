@@ -21,7 +21,8 @@ from server.pull.picture_thread import PictureThread, ReaderCounters, Take
 from server.pull.reader import Reader
 from server.settings import SourceSettings
 from server.shot import Shot
-from server.streams import Publication, Streams
+from server.stream import Publication
+from server.streams import Streams
 
 logger = logging.getLogger(__name__)
 
