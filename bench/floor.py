@@ -14,11 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from bench.command import OK, publish, record_begun
 from bench.errors import ServerError
-from bench.options import CODECS, add_clip, add_engine, add_output, add_size
-from bench.record import Record, plain
-from bench.stages import StageSettings, describe, measure
+from bench.record import Record
+from bench.stages import add_stage_options, run_stages
 from server.model_registry import chosen_model
 
 CHECKOUT: Final = Path(__file__).parents[1]
@@ -76,33 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Encode, decode, detect, encode, decode: each frame of a clip on one thread, in the rhythm "
         "of a camera, with no server. What no server can be faster than."
     )
+    add_stage_options(parser, frames=FRAMES)
     add = parser.add_argument
-    add_size(parser)
-    add("--codec", choices=CODECS, default="H264", help="of both directions (H264)")
-    add_clip(parser)
     add("--model", metavar="NAME", default="", help="none leaves detection out; else our own")
-    add_engine(parser)
     add("--fps", type=float, default=30.0, help="frames per second; 0 for no pause between (30)")
-    add("--frames", type=int, default=FRAMES, help=f"measured frames ({FRAMES})")
-    add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    settings = StageSettings(
-        size_wh=options.size,
-        codec=options.codec,
-        clip=options.clip,
-        model=chosen_model(options.model) or None,
-        provider=options.provider,
-        precision=options.precision,
-        threads=options.threads,
-        frames=options.frames,
-        fps=options.fps,
-    )
-    make_record = record_begun("floor")
-    report = measure(settings)
-    record = make_record(settings.to_record(), plain(report), [])
-    width, height = settings.size_wh
-    text = describe(report, settings.to_record())
-    publish(record, options.out, f"{width}x{height}-{settings.codec}", text, as_json=options.json)
-    return OK
+    return run_stages("floor", options, chosen_model(options.model) or None, fps=options.fps)

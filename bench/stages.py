@@ -19,7 +19,7 @@ from av.video.codeccontext import VideoCodecContext
 from bench.clip import MAX_BYTES, load_clip
 from bench.command import OK, publish, record_begun
 from bench.errors import ServerError, UsageError
-from bench.options import CODECS, add_clip, add_output, add_size
+from bench.options import CODECS, add_clip, add_engine, add_output, add_size
 from bench.pacing import Pace
 from bench.record import plain
 from bench.statistics import Distribution, distribution
@@ -250,26 +250,41 @@ def _bitstream(codec: str, encoded: "EncodedPicture") -> bytes:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Runs the stages of a frame's way one after another on one thread."
-    add = parser.add_argument
+    add_stage_options(parser, frames=200)
+    parser.add_argument(
+        "--model", metavar="FILE", help="an ONNX file; without one there is no inference"
+    )
+
+
+def add_stage_options(parser: argparse.ArgumentParser, *, frames: int) -> None:
+    """What is common to whatever measures by stages: pictures, engine, how many, output."""
     add_size(parser)
+    add = parser.add_argument
     add("--codec", choices=CODECS, default="H264", help="of both directions (H264)")
     add_clip(parser)
-    add("--model", metavar="FILE", help="an ONNX file; without one there is no inference")
-    add("--threads", type=int, default=0, help="of the detector; 0 lets it choose (0)")
-    add("--frames", type=int, default=200, help="measured frames (200)")
+    add_engine(parser)
+    add("--frames", type=int, default=frames, help=f"measured frames ({frames})")
     add_output(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    return run_stages("stages", options, options.model, fps=0.0)
+
+
+def run_stages(bench: str, options: argparse.Namespace, model: str | None, *, fps: float) -> int:
+    """Measure as `add_stage_options` was answered, and publish it as this bench's record."""
     settings = StageSettings(
         size_wh=options.size,
         codec=options.codec,
         clip=options.clip,
-        model=options.model,
+        model=model,
+        provider=options.provider,
+        precision=options.precision,
         threads=options.threads,
         frames=options.frames,
+        fps=fps,
     )
-    make_record = record_begun("stages")
+    make_record = record_begun(bench)
     report = measure(settings)
     record = make_record(settings.to_record(), plain(report), [])
     width, height = settings.size_wh
