@@ -104,6 +104,7 @@ class DetectorWatch:
             try:
                 outcome = self._load()
             except Exception as error:
+                # Told to whoever waits for it: a thread's own exception would end here.
                 outcome = error
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(tell, outcome)

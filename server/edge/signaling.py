@@ -229,6 +229,7 @@ async def refuse_honestly(request: web.Request, handler: Handler) -> web.StreamR
     except ConnectionResetError:
         raise
     except Exception:
+        # The top of a request: a fault of ours is one 500 and a line in the log.
         logger.exception("%s %s failed", request.method, request.path)
         response = _problem(request, 500, "Internal error", "the server failed; its log says more")
     if not response.prepared:

@@ -8,11 +8,11 @@ twice a second; what a joining viewer is given at once is `picture_source.REPLAY
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
 from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from aiortc.utils import random32
@@ -101,7 +101,7 @@ class Fanout(PictureSource):
         self._on_wish()
 
     def _let_go(self) -> None:
-        # The encoder too: a viewer that comes back in an hour gets a fresh one.
+        # An encoder that nobody watches would only hold memory.
         self._slot = None
         self._waiting = None
 
@@ -123,23 +123,14 @@ class Fanout(PictureSource):
             self._slot = EncoderSlot(
                 lambda failed: make_encoder(self._codec, self._options, failed)
             )
-        slot, keyframe, allowance = self._slot, self._keyframes.grant(), self._common_allowance()
-        loop = self._loop
-
-        def job() -> None:
-            outcome: EncodeResult | Exception
-            try:
-                outcome = slot.encode(picture, keyframe, allowance)
-            except Exception as error:
-                outcome = error
-            # The loop may be gone.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(
-                    self._encoded_one, picture, ticks, captured_at_ns, outcome
-                )
-
         self._busy = True
-        self._encode_executor.submit(job)
+        self._slot.submit(
+            self._encode_executor,
+            picture,
+            self._keyframes.grant(),
+            self._common_allowance(),
+            partial(self._encoded_one, picture, ticks, captured_at_ns),
+        )
 
     def _encoded_one(
         self,

@@ -114,6 +114,7 @@ class GuardedDtlsTransport(RTCDtlsTransport):
         except ConnectionError:
             raise
         except Exception as error:
+            # What a peer sent costs itself: it is counted, and the next is read.
             self._rejections.count("rtp", error)
 
     async def _handle_rtcp_data(self, data: bytes) -> None:
@@ -123,4 +124,5 @@ class GuardedDtlsTransport(RTCDtlsTransport):
         except ConnectionError:
             raise
         except Exception as error:
+            # What a peer sent costs itself: it is counted, and the next is read.
             self._rejections.count("rtcp", error)

@@ -11,7 +11,6 @@ Replaces aiortc's send loop and its feedback handling; what it leans on is pinne
 """
 
 import asyncio
-import contextlib
 import logging
 import struct
 from collections.abc import Callable, Sequence
@@ -253,12 +252,13 @@ class VideoSender(RTCRtpSender):
                 await self._track_present.wait()
                 frame = await self._next_encoded_frame(codec)
                 if frame is not None and not self.forwards:
-                    await self._send_frame(frame, self._payload_type)
+                    await self._send_frame(frame)
         except MediaStreamError:
             pass  # the track ended
         except ConnectionError as error:
             self._failure = f"transport {self.transport.state}: {error}"
         except Exception as error:
+            # The top of the task: the call goes on without its picture, and its statistics say why.
             self._failure = f"{type(error).__name__}: {error}"
             logger.exception("outgoing video ended")
         finally:
@@ -317,20 +317,8 @@ class VideoSender(RTCRtpSender):
 
     async def _encode(self, data: object) -> EncodeResult:
         """Run one job on the encode executor. Raises what the job raised."""
-        slot, keyframe, allowance = self._slot, self._keyframes.grant(), self._rate.allowance()
-        assert slot is not None
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[EncodeResult] = loop.create_future()
-
-        def job() -> None:
-            outcome: EncodeResult | Exception
-            try:
-                outcome = slot.encode(data, keyframe, allowance)
-            except Exception as error:
-                outcome = error
-            # The loop may be gone, and with it whoever waited.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(deliver, outcome)
+        assert self._slot is not None
+        done: asyncio.Future[EncodeResult] = asyncio.get_running_loop().create_future()
 
         def deliver(outcome: EncodeResult | Exception) -> None:
             if done.done():
@@ -340,8 +328,8 @@ class VideoSender(RTCRtpSender):
             else:
                 done.set_result(outcome)
 
-        # Not run_in_executor: it chains two futures, 7 us and two locks per picture.
-        self._encode_executor.submit(job)
+        keyframe, allowance = self._keyframes.grant(), self._rate.allowance()
+        self._slot.submit(self._encode_executor, data, keyframe, allowance, deliver)
         return await done
 
     def _note_failure(self, reason: str) -> None:
@@ -353,39 +341,25 @@ class VideoSender(RTCRtpSender):
             self._failure = reason
             logger.error("outgoing video keeps failing: %s", reason)
 
-    async def _send_frame(self, frame: OutgoingFrame, payload_type: int) -> None:
+    async def _send_frame(self, frame: OutgoingFrame) -> None:
         ntp_timestamp = wall_clock.current_ntp_time()
         source = frame.source
         age_ns = now_ns() - source.captured_at_ns if isinstance(source, Captured) else None
         extension = self._header_block.at(ntp_timestamp, age_ns)
-        first_byte = RTP_VERSION | (RTP_EXTENSION if extension else 0)
         last, sent_bytes = len(frame.payloads) - 1, 0
         for index, payload in enumerate(frame.payloads):
             if pause_s := self._spending.pause_s(sent_bytes):
                 await asyncio.sleep(pause_s)
                 # A receiver's estimator compares when packets left with when they came.
                 extension = self._header_block.at(wall_clock.current_ntp_time(), age_ns)
-            sequence_number = self._sequence_number
-            self._sequence_number = (sequence_number + 1) & 0xFFFF
-            header = RTP_HEADER.pack(
-                first_byte,
-                payload_type | (MARKER if index == last else 0),
-                sequence_number,
-                frame.timestamp,
-                self._ssrc,
-            )
-            header += extension
-            packet = header + payload
-            self._history.put(SentPacket(sequence_number, header, payload))
+            packet = self._number(payload, frame.timestamp, index == last, extension)
             self._resend.media_sent(len(packet))
             self._spending.sent(len(packet))
             sent_bytes += len(packet)
             await self._send_packet(packet)
             self._RTCRtpSender__octet_count += len(payload)
             self._RTCRtpSender__packet_count += 1
-        self._RTCRtpSender__ntp_timestamp = ntp_timestamp
-        self._RTCRtpSender__rtp_timestamp = frame.timestamp
-        self._frames_sent += 1
+        self._note_sent(ntp_timestamp, frame.timestamp)
         if source is not None:
             result = frame.result
             try:
@@ -449,28 +423,37 @@ class VideoSender(RTCRtpSender):
         """A whole picture, without waiting for anything; what cannot leave is counted."""
         ntp_timestamp = wall_clock.current_ntp_time()
         extension = self._header_block.at(ntp_timestamp, at_ns - captured_at_ns)
-        first_byte = RTP_VERSION | (RTP_EXTENSION if extension else 0)
-        sequence_number, payload_type = self._sequence_number, self._payload_type
         last = len(payloads) - 1
         for index, payload in enumerate(payloads):
-            header = RTP_HEADER.pack(
-                first_byte,
-                payload_type | (MARKER if index == last else 0),
-                sequence_number,
-                rtp_timestamp,
-                self._ssrc,
-            )
-            header += extension
-            self._history.put(SentPacket(sequence_number, header, payload))
-            sequence_number = (sequence_number + 1) & 0xFFFF
+            packet = self._number(payload, rtp_timestamp, index == last, extension)
             try:
-                send_rtp_now(self.transport, header + payload)
+                send_rtp_now(self.transport, packet)
             except SEND_ERRORS:
                 self._send_errors += 1
-        self._sequence_number = sequence_number
         self._resend.media_sent(size)
         self._RTCRtpSender__octet_count += size
         self._RTCRtpSender__packet_count += len(payloads)
+        self._note_sent(ntp_timestamp, rtp_timestamp)
+
+    # -- packets ----------------------------------------------------------------------------
+
+    def _number(self, payload: bytes, timestamp: int, is_last: bool, extension: bytes) -> bytes:
+        """The next packet; it is kept for whoever asks for it again."""
+        sequence_number = self._sequence_number
+        self._sequence_number = (sequence_number + 1) & 0xFFFF
+        header = RTP_HEADER.pack(
+            RTP_VERSION | (RTP_EXTENSION if extension else 0),
+            self._payload_type | (MARKER if is_last else 0),
+            sequence_number,
+            timestamp,
+            self._ssrc,
+        )
+        header += extension
+        self._history.put(SentPacket(sequence_number, header, payload))
+        return header + payload
+
+    def _note_sent(self, ntp_timestamp: int, rtp_timestamp: int) -> None:
+        """A picture's last packet has left; aiortc's reports tell these two times."""
         self._RTCRtpSender__ntp_timestamp = ntp_timestamp
         self._RTCRtpSender__rtp_timestamp = rtp_timestamp
         self._frames_sent += 1
@@ -528,26 +511,12 @@ class VideoSender(RTCRtpSender):
             return
         assert sent is not None
         self._spending.sent(sent.size)
-        header, packet = sent.header, sent.header + sent.payload
+        packet = sent.header + sent.payload
         rtx_payload_type = self._RTCRtpSender__rtx_payload_type
         if rtx_payload_type is not None:
             rtx_sequence_number = self._RTCRtpSender__rtx_sequence_number
             self._RTCRtpSender__rtx_sequence_number = (rtx_sequence_number + 1) & 0xFFFF
-            packet = b"".join(
-                (
-                    struct.pack(
-                        "!BBH",
-                        header[0],
-                        (header[1] & MARKER) | rtx_payload_type,
-                        rtx_sequence_number,
-                    ),
-                    header[4:8],
-                    struct.pack("!L", self._rtx_ssrc),
-                    header[RTP_HEADER.size :],
-                    struct.pack("!H", sequence_number),
-                    sent.payload,
-                )
-            )
+            packet = as_rtx(sent, rtx_payload_type, rtx_sequence_number, self._rtx_ssrc)
         # Without RTX the very same bytes leave again: with AES-GCM, the same number with
         # other contents would give the key away.
         try:
@@ -569,6 +538,21 @@ class VideoSender(RTCRtpSender):
             await super()._send_rtcp(packets)
         except SEND_ERRORS:
             self._send_errors += 1
+
+
+def as_rtx(sent: SentPacket, payload_type: int, sequence_number: int, ssrc: int) -> bytes:
+    """A packet once more, in the stream of repairs (RFC 4588)."""
+    header = sent.header
+    return b"".join(
+        (
+            struct.pack("!BBH", header[0], (header[1] & MARKER) | payload_type, sequence_number),
+            header[4:8],
+            struct.pack("!L", ssrc),
+            header[RTP_HEADER.size :],
+            struct.pack("!H", sent.sequence_number),
+            sent.payload,
+        )
+    )
 
 
 def send_rtp_now(transport: RTCDtlsTransport, packet: bytes) -> None:
