@@ -33,6 +33,7 @@ class SnapshotCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         now = self._take()
+        yield from _tables(now)
         yield from _process(now)
         yield from _frames(now)
         yield from _links(now)
@@ -42,12 +43,9 @@ class SnapshotCollector(Collector):
         yield from _sources(now)
         yield from _inference(now)
         yield from _pictures(now)
-        yield from _bulletin(now)
-        yield from _audience(now)
         yield from _mqtt(now)
         yield from _webhooks(now)
         yield from _journal(now)
-        yield from _clips(now)
 
 
 class MetricsPage:
@@ -65,22 +63,129 @@ class MetricsPage:
         return generate_latest(self._registry)
 
 
+Figure = Callable[[ServerStatistics], float]
+Figures = Callable[[ServerStatistics], Mapping[str, float]]
+
+# Figures without labels: metric, what it tells, and where it is in the snapshot.
+GAUGES: tuple[tuple[str, str, Figure], ...] = (
+    ("sightline_ready", "1 when new calls are served", lambda s: s.ready),
+    ("sightline_resident_bytes", "Resident memory", lambda s: s.process.resident_mib * 2**20),
+    ("sightline_threads", "Threads of this process", lambda s: s.process.threads),
+    ("sightline_open_files", "Files and sockets of this process", lambda s: s.process.open_files),
+    ("sightline_tasks", "Tasks of the event loop", lambda s: s.process.tasks),
+    ("sightline_uptime_seconds", "Since the start", lambda s: s.process.uptime_s),
+    ("sightline_waiting_frames", "Frames in the mailbox", lambda s: s.inference.mailbox.waiting),
+    ("sightline_pictures_waiting", "Sent and not answered yet", lambda s: s.desk.waiting),
+    ("sightline_listeners", "Who listens, inside and outside", lambda s: s.bulletin.subscriptions),
+    ("sightline_store_away", "1 while events wait for it", lambda s: s.journal.state == "away"),
+    ("sightline_events_waiting", "Events not on the disk yet", lambda s: s.journal.waiting),
+    (
+        "sightline_recording_stopped",
+        "1 while the disk refuses",
+        lambda s: s.clips.state == "stopped",
+    ),
+    ("sightline_recording_streams", "Streams that are recorded", lambda s: s.clips.recording),
+    ("sightline_recording_memory_bytes", "Pictures not in a file", lambda s: s.clips.memory_bytes),
+)
+COUNTERS: tuple[tuple[str, str, Figure], ...] = (
+    ("sightline_cpu_seconds", "Processor time used", lambda s: s.process.cpu_s),
+    ("sightline_calls_opened", "Calls answered", lambda s: s.registry.opened),
+    ("sightline_viewers_opened", "Viewers answered", lambda s: s.registry.viewers_opened),
+    ("sightline_inferred_frames", "Frames the detector looked at", lambda s: s.inference.inferred),
+    ("sightline_failed_frames", "Frames the detector failed on", lambda s: s.inference.failed),
+    (
+        "sightline_replaced_frames",
+        "Frames replaced by a newer one before the detector had time",
+        lambda s: s.inference.mailbox.dropped_replaced,
+    ),
+    (
+        "sightline_stale_frames",
+        "Frames that waited for the detector for too long",
+        lambda s: s.inference.mailbox.dropped_stale,
+    ),
+    ("sightline_model_swaps", "Detectors that took over", lambda s: s.inference.swaps),
+    ("sightline_audience_sent", "Messages sent to them", lambda s: s.audience.sent),
+    ("sightline_audience_refused", "Listeners refused", lambda s: s.audience.refused),
+    ("sightline_events_written", "Events on the disk", lambda s: s.journal.written),
+    ("sightline_events_lost", "Events that were neither kept nor told", lambda s: s.journal.lost),
+    (
+        "sightline_event_pictures_lost",
+        "Events without their picture",
+        lambda s: s.journal.pictures_lost,
+    ),
+    ("sightline_clips_written", "Clips kept", lambda s: s.clips.written),
+    ("sightline_clips_lost", "Clips not kept", lambda s: s.clips.lost),
+    ("sightline_clips_cut", "Clips that ended early for want of memory", lambda s: s.clips.cut),
+)
+# Figures with one label: metric, what it tells, the label, and the figures by its values.
+GAUGES_BY: tuple[tuple[str, str, str, Figures], ...] = (
+    ("sightline_detector", "1 for the state it is in", "state", lambda s: {s.inference.state: 1}),
+    (
+        "sightline_audience",
+        "Who listens from outside",
+        "kind",
+        lambda s: {kind: s.audience.listening.get(kind, 0) for kind in ("sse", "websocket")},
+    ),
+)
+COUNTERS_BY: tuple[tuple[str, str, str, Figures], ...] = (
+    (
+        "sightline_frames",
+        "Frames, by direction",
+        "direction",
+        lambda s: {"in": s.registry.frames_in, "out": s.registry.frames_out},
+    ),
+    (
+        "sightline_dropped_frames",
+        "Frames that came in and were not sent",
+        "reason",
+        lambda s: s.registry.dropped,
+    ),
+    (
+        "sightline_calls_refused",
+        "Calls refused",
+        "reason",
+        lambda s: {"full": s.registry.refused_full, "offer": s.registry.refused_offer},
+    ),
+    ("sightline_calls_ended", "Calls ended, by reason", "reason", lambda s: s.registry.ended),
+    (
+        "sightline_viewers_ended",
+        "Viewers ended, by reason",
+        "reason",
+        lambda s: s.registry.viewers_ended,
+    ),
+    ("sightline_notices", "What listeners were told", "topic", lambda s: s.bulletin.posted),
+    (
+        "sightline_notices_lost",
+        "What came too fast for a listener",
+        "reason",
+        lambda s: {"queue": s.bulletin.dropped, "replaced": s.bulletin.replaced},
+    ),
+    (
+        "sightline_audience_ended",
+        "Listeners that are gone, by reason",
+        "reason",
+        lambda s: s.audience.ended,
+    ),
+)
+
+
+def _tables(now: ServerStatistics) -> Iterable[Metric]:
+    for name, text, value in GAUGES:
+        yield _gauge(name, text, value(now))
+    for name, text, value in COUNTERS:
+        yield _counter(name, text, value(now))
+    for name, text, label, values in GAUGES_BY:
+        yield _by_label(name, text, label, values(now), GaugeMetricFamily)
+    for name, text, label, values in COUNTERS_BY:
+        yield _by_label(name, text, label, values(now))
+
+
 def _frames(now: ServerStatistics) -> Iterable[Metric]:
     yield _histogram(
         "sightline_stage_seconds",
         "Time a frame spent in a stage; total and own are the sums",
         [({"stage": name}, summary) for name, summary in now.stages.items()],
     )
-    frames = CounterMetricFamily("sightline_frames", "Frames, by direction", labels=["direction"])
-    frames.add_metric(["in"], now.registry.frames_in)
-    frames.add_metric(["out"], now.registry.frames_out)
-    yield frames
-    dropped = CounterMetricFamily(
-        "sightline_dropped_frames", "Frames that came in and were not sent", labels=["reason"]
-    )
-    for reason, count in sorted(now.registry.dropped.items()):
-        dropped.add_metric([reason], count)
-    yield dropped
 
 
 def _calls(now: ServerStatistics) -> Iterable[Metric]:
@@ -89,17 +194,6 @@ def _calls(now: ServerStatistics) -> Iterable[Metric]:
     for state in ("connecting", "live", "stale", "closing"):
         live.add_metric([state], states.count(state))
     yield live
-    yield _counter("sightline_calls_opened", "Calls answered", now.registry.opened)
-    refused = CounterMetricFamily("sightline_calls_refused", "Calls refused", labels=["reason"])
-    refused.add_metric(["full"], now.registry.refused_full)
-    refused.add_metric(["offer"], now.registry.refused_offer)
-    yield refused
-    ended = CounterMetricFamily(
-        "sightline_calls_ended", "Calls ended, by reason", labels=["reason"]
-    )
-    for reason, count in sorted(now.registry.ended.items()):
-        ended.add_metric([reason], count)
-    yield ended
     viewers = GaugeMetricFamily(
         "sightline_viewers", "Viewers as they stand", labels=["state", "view"]
     )
@@ -107,10 +201,6 @@ def _calls(now: ServerStatistics) -> Iterable[Metric]:
     for (state, view), count in sorted(standing.items()):
         viewers.add_metric([state, view], count)
     yield viewers
-    yield _counter("sightline_viewers_opened", "Viewers answered", now.registry.viewers_opened)
-    yield _by_label(
-        "sightline_viewers_ended", "Viewers ended, by reason", "reason", now.registry.viewers_ended
-    )
 
 
 # Metric, what it tells, its label, and its values: the label's value and the name in the sums.
@@ -207,13 +297,13 @@ def _gate(gate: GateStatistics) -> Iterable[Metric]:
         "reason",
         refused,
     )
-    load = limits.get("load", {})
-    gauge = GaugeMetricFamily(
-        "sightline_load", "What decides whether new calls are taken", labels=["what"]
+    yield _by_label(
+        "sightline_load",
+        "What decides whether new calls are taken",
+        "what",
+        limits.get("load", {}),
+        GaugeMetricFamily,
     )
-    for what, value in sorted(load.items()):
-        gauge.add_metric([what], value)
-    yield gauge
 
 
 def _process(now: ServerStatistics) -> Iterable[Metric]:
@@ -223,17 +313,6 @@ def _process(now: ServerStatistics) -> Iterable[Metric]:
     yield _histogram(
         "sightline_loop_lag_seconds", "How late the event loop ran a timer", [({}, now.loop_lag)]
     )
-    process = now.process
-    for name, text, value in (
-        ("sightline_ready", "1 when new calls are served", float(now.ready)),
-        ("sightline_resident_bytes", "Resident memory", process.resident_mib * 2**20),
-        ("sightline_threads", "Threads of this process", process.threads),
-        ("sightline_open_files", "Files and sockets of this process", process.open_files),
-        ("sightline_tasks", "Tasks of the event loop", process.tasks),
-        ("sightline_uptime_seconds", "Since the start", process.uptime_s),
-    ):
-        yield _gauge(name, text, value)
-    yield _counter("sightline_cpu_seconds", "Processor time used", process.cpu_s)
 
 
 def _streams(now: ServerStatistics) -> Iterable[Metric]:
@@ -297,61 +376,12 @@ def _sources(now: ServerStatistics) -> Iterable[Metric]:
 
 
 def _inference(now: ServerStatistics) -> Iterable[Metric]:
-    inference = now.inference
-    yield _counter("sightline_inferred_frames", "Frames the detector looked at", inference.inferred)
-    yield _counter("sightline_failed_frames", "Frames the detector failed on", inference.failed)
-    yield _counter(
-        "sightline_replaced_frames",
-        "Frames replaced by a newer one before the detector had time",
-        inference.mailbox.dropped_replaced,
-    )
     engine = GaugeMetricFamily(
         "sightline_engine", "1 for each engine that runs", labels=["model", "provider", "precision"]
     )
-    yield _counter(
-        "sightline_stale_frames",
-        "Frames that waited for the detector for too long",
-        inference.mailbox.dropped_stale,
-    )
-    yield _gauge("sightline_waiting_frames", "Frames in the mailbox", inference.mailbox.waiting)
-    yield _counter("sightline_model_swaps", "Detectors that took over", inference.swaps)
-    state = GaugeMetricFamily("sightline_detector", "1 for the state it is in", labels=["state"])
-    state.add_metric([inference.state], 1)
-    yield state
-    for report in inference.engines:
+    for report in now.inference.engines:
         engine.add_metric([report.model, report.provider, report.precision], 1)
     yield engine
-
-
-def _bulletin(now: ServerStatistics) -> Iterable[Metric]:
-    bulletin = now.bulletin
-    posted = CounterMetricFamily("sightline_notices", "What listeners were told", labels=["topic"])
-    for topic, count in bulletin.posted.items():
-        posted.add_metric([topic], count)
-    yield posted
-    yield _gauge("sightline_listeners", "Who listens, inside and outside", bulletin.subscriptions)
-    lost = CounterMetricFamily(
-        "sightline_notices_lost", "What came too fast for a listener", labels=["reason"]
-    )
-    lost.add_metric(["queue"], bulletin.dropped)
-    lost.add_metric(["replaced"], bulletin.replaced)
-    yield lost
-
-
-def _audience(now: ServerStatistics) -> Iterable[Metric]:
-    audience = now.audience
-    listening = GaugeMetricFamily("sightline_audience", "Who listens from outside", labels=["kind"])
-    for kind in ("sse", "websocket"):
-        listening.add_metric([kind], audience.listening.get(kind, 0))
-    yield listening
-    yield _counter("sightline_audience_sent", "Messages sent to them", audience.sent)
-    yield _counter("sightline_audience_refused", "Listeners refused", audience.refused)
-    ended = CounterMetricFamily(
-        "sightline_audience_ended", "Listeners that are gone, by reason", labels=["reason"]
-    )
-    for reason, count in sorted(audience.ended.items()):
-        ended.add_metric([reason], count)
-    yield ended
 
 
 def _pictures(now: ServerStatistics) -> Iterable[Metric]:
@@ -371,7 +401,6 @@ def _pictures(now: ServerStatistics) -> Iterable[Metric]:
         for reason, count in sorted(counts.refused.items()):
             refused.add_metric([door, reason], count)
     yield from (requests, answered, refused)
-    yield _gauge("sightline_pictures_waiting", "Sent and not answered yet", now.desk.waiting)
     yield _histogram(
         "sightline_picture_decode_seconds",
         "Time to decode a picture file",
@@ -412,37 +441,23 @@ def _webhooks(now: ServerStatistics) -> Iterable[Metric]:
 
 
 def _journal(now: ServerStatistics) -> Iterable[Metric]:
-    journal = now.journal
-    yield _gauge("sightline_store_away", "1 while events wait for it", journal.state == "away")
-    yield _gauge("sightline_events_waiting", "Events not on the disk yet", journal.waiting)
-    yield _counter("sightline_events_written", "Events on the disk", journal.written)
-    yield _counter("sightline_events_lost", "Events that were neither kept nor told", journal.lost)
-    yield _counter(
-        "sightline_event_pictures_lost", "Events without their picture", journal.pictures_lost
-    )
     yield _histogram(
         "sightline_event_write_seconds",
         "From the picture of an event to the disk",
-        [({}, journal.write_ms)],
+        [({}, now.journal.write_ms)],
     )
 
 
-def _clips(now: ServerStatistics) -> Iterable[Metric]:
-    clips = now.clips
-    yield _gauge(
-        "sightline_recording_stopped", "1 while the disk refuses", clips.state == "stopped"
-    )
-    yield _gauge("sightline_recording_streams", "Streams that are recorded", clips.recording)
-    yield _gauge("sightline_recording_memory_bytes", "Pictures not in a file", clips.memory_bytes)
-    yield _counter("sightline_clips_written", "Clips kept", clips.written)
-    yield _counter("sightline_clips_lost", "Clips not kept", clips.lost)
-    yield _counter("sightline_clips_cut", "Clips that ended early for want of memory", clips.cut)
-
-
-def _by_label(name: str, text: str, label: str, counts: Mapping[str, float]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=[label])
-    for value, count in sorted(counts.items()):
-        family.add_metric([value], count)
+def _by_label(
+    name: str,
+    text: str,
+    label: str,
+    values: Mapping[str, float],
+    make: type[CounterMetricFamily] | type[GaugeMetricFamily] = CounterMetricFamily,
+) -> Metric:
+    family = make(name, text, labels=[label])
+    for value, figure in sorted(values.items()):
+        family.add_metric([value], figure)
     return family
 
 

@@ -76,6 +76,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("possessions", ("access/holdings", "history/storing")),
     ("pictures", ("overlay", "pixels")),
     ("covering", ("analysis/masks", "history/thumbnail")),
+    ("sight", ("analysis/seen",)),
     ("scene", ("analysis/scene",)),
     ("files", ("images",)),
     ("engines", ("detector", "rtc")),

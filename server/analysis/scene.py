@@ -7,17 +7,25 @@ An object is inside once it was seen there twice, and outside again when it was 
 SEEN_OUTSIDE_NS or not at all for UNSEEN_NS: boxes tremble, and tracks have holes.
 """
 
-import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from server.analysis.events import APPEAR, CROSS, DWELL, ENTER, LEAVE, Event, new_event_id
-from server.analysis.tracking import NO_TRACK
+from server.analysis.seen import (
+    Box,
+    ByClass,
+    Float64Array,
+    Seen,
+    by_class_of,
+    crossings,
+    distances,
+    seen_in,
+    worth_of,
+)
 from server.analysis.zones import Layout, Line, Zone
 from server.clock import NS_PER_MS, NS_PER_S, unix_ms
 from server.detections import Detections
@@ -32,9 +40,6 @@ ON_THE_LINE = 0.008
 # Tracks whose place is remembered for crossings, and stays that are followed at the same time.
 PLACES_AT_MOST = 1024
 STAYS_AT_MOST = 2048
-
-Float64Array = npt.NDArray[np.float64]
-Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +70,10 @@ class _Stay:
     best_score: float = 0.0
     best: tuple[Frame, Box, float] | None = None
 
-    def improve(self, seen: "_Seen", row: int) -> None:
+    def improve(self, seen: Seen, row: int) -> None:
         """Keep this picture if it shows the object clearly better than the best so far."""
         score, box = seen.scores[row], seen.boxes[row]
-        worth = _worth(score, box)
+        worth = worth_of(score, box)
         if worth > 1.3 * self.best_score:
             self.best_score = worth
             self.best = seen.frame, box, score
@@ -84,39 +89,6 @@ class _Count:
     forward: int = 0
     backward: int = 0
     longest_dwell_ns: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What is seen in one picture, as plain values: one conversion instead of one a row."""
-
-    frame: Frame
-    at_ns: int
-    names: Sequence[str]
-    track_ids: list[int]
-    class_ids: list[int]
-    scores: list[float]
-    boxes: list[Box]
-    """In shares of the picture."""
-    points: dict[str, Float64Array]
-    """(N, 2) by the name of the anchor, in shares of the picture."""
-
-    def __len__(self) -> int:
-        return len(self.track_ids)
-
-    def name(self, row: int) -> str:
-        class_id = self.class_ids[row]
-        return self.names[class_id] if class_id < len(self.names) else f"class{class_id}"
-
-
-@dataclass(frozen=True, slots=True)
-class _ByClass:
-    """A layout seen with one detector's names: which classes each zone and line takes."""
-
-    names: Sequence[str]
-    zones: npt.NDArray[np.bool_]
-    lines: npt.NDArray[np.bool_]
-    appear: frozenset[int] = field(default_factory=frozenset)
 
 
 class Scene:
@@ -139,7 +111,7 @@ class Scene:
         # Where each track was when it last was clear of each line: (lines, 2) by track.
         self._places: dict[int, Float64Array] = {}
         self._counts: dict[str, _Count] = {}
-        self._by_class: _ByClass | None = None
+        self._by_class: ByClass | None = None
         self._refused = 0
 
     @property
@@ -186,8 +158,8 @@ class Scene:
             layout = self._layout
             by_class = self._by_class
             if by_class is None or by_class.names is not names:
-                by_class = self._by_class = _by_class(layout, names)
-            seen = _seen(frame, shown, names)
+                by_class = self._by_class = by_class_of(layout, names)
+            seen = seen_in(frame, shown, names)
             happenings = self._look_at_zones(layout, by_class, seen)
             happenings += self._look_at_lines(layout, by_class, seen)
             happenings += self._look_at_classes(by_class, seen)
@@ -222,7 +194,7 @@ class Scene:
 
     # --- parts of a look, under the lock ---
 
-    def _look_at_zones(self, layout: Layout, by_class: _ByClass, seen: _Seen) -> list[Happening]:
+    def _look_at_zones(self, layout: Layout, by_class: ByClass, seen: Seen) -> list[Happening]:
         if not layout.zones or not len(seen):
             return []
         by_zone = np.stack([seen.points[zone.anchor] for zone in layout.zones], axis=1)
@@ -245,7 +217,7 @@ class Scene:
                 stay.outside_at_ns = seen.at_ns
         return happenings
 
-    def _stay(self, key: tuple[int, str], zone: Zone | None, seen: _Seen, row: int) -> _Stay | None:
+    def _stay(self, key: tuple[int, str], zone: Zone | None, seen: Seen, row: int) -> _Stay | None:
         stay = self._stays.get(key)
         if stay is None:
             if len(self._stays) >= STAYS_AT_MOST:
@@ -255,7 +227,7 @@ class Scene:
             self._stays[key] = stay
         return stay
 
-    def _be_inside(self, stay: _Stay, zone: Zone, seen: _Seen, row: int) -> list[Happening]:
+    def _be_inside(self, stay: _Stay, zone: Zone, seen: Seen, row: int) -> list[Happening]:
         happenings = []
         at_ns = seen.at_ns
         stay.looks += 1
@@ -267,25 +239,25 @@ class Scene:
             if ENTER in zone.events:
                 stay.entered = self._event(ENTER, stay, at_ns, score, box, stay.since_ns)
                 happenings.append(Happening(stay.entered, True, seen.frame, at_ns))
-                stay.best_score = _worth(score, box)
+                stay.best_score = worth_of(score, box)
         stayed_ns = at_ns - stay.since_ns
         count.longest_dwell_ns = max(count.longest_dwell_ns, stayed_ns)
         due = zone.dwell_s is not None and stayed_ns >= zone.dwell_s * NS_PER_S
         if due and stay.dwelt is None and stay.looks >= LOOKS_TO_ENTER and DWELL in zone.events:
             stay.dwelt = self._event(DWELL, stay, at_ns, score, box, stay.since_ns)
             happenings.append(Happening(stay.dwelt, True, seen.frame, at_ns))
-            stay.best_score = max(stay.best_score, _worth(score, box))
+            stay.best_score = max(stay.best_score, worth_of(score, box))
         if stay.entered is not None or stay.dwelt is not None:
             stay.improve(seen, row)
         return happenings
 
-    def _look_at_lines(self, layout: Layout, by_class: _ByClass, seen: _Seen) -> list[Happening]:
+    def _look_at_lines(self, layout: Layout, by_class: ByClass, seen: Seen) -> list[Happening]:
         if not layout.lines or not len(seen):
             return []
         segments, owners = layout.segments
         starts = np.flatnonzero(np.diff(owners, prepend=-1))
         after = np.stack([seen.points[line.anchor] for line in layout.lines], axis=1)
-        distance = np.minimum.reduceat(_distance(after[:, owners], segments), starts, axis=1)
+        distance = np.minimum.reduceat(distances(after[:, owners], segments), starts, axis=1)
         unknown = np.full((len(layout.lines), 2), np.nan)
         before = np.stack([self._places.get(track, unknown) for track in seen.track_ids])
         wanted = (distance > ON_THE_LINE) & by_class.lines[:, seen.class_ids].T
@@ -296,7 +268,7 @@ class Scene:
             self._places[track] = now[row]
         while len(self._places) > PLACES_AT_MOST:
             del self._places[next(iter(self._places))]
-        crossed, to_right = _crossings(before[:, owners], now[:, owners], segments)
+        crossed, to_right = crossings(before[:, owners], now[:, owners], segments)
         # There and back over the same line is none.
         odd = np.add.reduceat(crossed, starts, axis=1, dtype=np.intp) % 2 == 1
         happenings: list[Happening] = []
@@ -306,7 +278,7 @@ class Scene:
             happenings.append(self._crossed(layout.lines[index], forward, seen, row))
         return happenings
 
-    def _crossed(self, line: Line, forward: bool, seen: _Seen, row: int) -> Happening:
+    def _crossed(self, line: Line, forward: bool, seen: Seen, row: int) -> Happening:
         count = self._count(line.id)
         if forward:
             count.forward += 1
@@ -328,7 +300,7 @@ class Scene:
         )
         return Happening(event, True, seen.frame, seen.at_ns)
 
-    def _look_at_classes(self, by_class: _ByClass, seen: _Seen) -> list[Happening]:
+    def _look_at_classes(self, by_class: ByClass, seen: Seen) -> list[Happening]:
         happenings: list[Happening] = []
         if not by_class.appear:
             return happenings
@@ -347,7 +319,7 @@ class Scene:
                 score, box = seen.scores[row], seen.boxes[row]
                 stay.track_id = seen.track_ids[row]
                 stay.entered = self._event(APPEAR, stay, seen.at_ns, score, box, stay.since_ns)
-                stay.best_score = _worth(score, box)
+                stay.best_score = worth_of(score, box)
                 happenings.append(Happening(stay.entered, True, seen.frame, seen.at_ns))
             elif stay.entered is not None:
                 stay.improve(seen, row)
@@ -416,75 +388,3 @@ class Scene:
         if self._on_happening is not None:
             for happening in happenings:
                 self._on_happening(happening)
-
-
-def _by_class(layout: Layout, names: Sequence[str]) -> _ByClass:
-    """More columns than names: a model may find classes that it has no name for."""
-    columns = max(len(names), 1) + 1024
-
-    def allowed(shapes: Sequence[Zone | Line]) -> npt.NDArray[np.bool_]:
-        table = np.ones((len(shapes), columns), bool)
-        for row, shape in enumerate(shapes):
-            if shape.classes is not None:
-                wanted = set(shape.classes)
-                table[row] = False
-                table[row, : len(names)] = [name in wanted for name in names]
-        return table
-
-    appear = frozenset(index for index, name in enumerate(names) if name in layout.appear)
-    return _ByClass(names, allowed(layout.zones), allowed(layout.lines), appear)
-
-
-def _seen(frame: Frame, shown: Detections, names: Sequence[str]) -> _Seen:
-    """Rows that have a number."""
-    assert shown.track_id is not None
-    rows = np.flatnonzero(shown.track_id != NO_TRACK)
-    width, height = shown.size_wh
-    xyxy = shown.xyxy[rows].astype(np.float64) / (width, height, width, height)
-    x = (xyxy[:, 0] + xyxy[:, 2]) / 2
-    # Just inside the picture, so that what stands at its edge is in a zone that ends there.
-    bottom = np.stack((x, xyxy[:, 3]), axis=1).clip(1e-4, 1 - 1e-4)
-    centre = np.stack((x, (xyxy[:, 1] + xyxy[:, 3]) / 2), axis=1).clip(1e-4, 1 - 1e-4)
-    return _Seen(
-        frame=frame,
-        at_ns=frame.stamps.received_at_ns,
-        names=names,
-        track_ids=shown.track_id[rows].tolist(),
-        class_ids=shown.class_id[rows].tolist(),
-        scores=shown.confidence[rows].tolist(),
-        boxes=[(x1, y1, x2, y2) for x1, y1, x2, y2 in xyxy.tolist()],
-        points={"bottom": bottom, "centre": centre},
-    )
-
-
-def _worth(score: float, box: Box) -> float:
-    """How good a picture of the object this is: sure and large."""
-    area = max(1e-6, (box[2] - box[0]) * (box[3] - box[1]))
-    return score * math.sqrt(area)
-
-
-def _distance(points: Float64Array, segments: Float64Array) -> Float64Array:
-    """Of points (N, S, 2) from the S parts of lines, each from its own."""
-    begin, way = segments[:, 0], segments[:, 1] - segments[:, 0]
-    offset = points - begin
-    share = (offset * way).sum(axis=2) / (way * way).sum(axis=1)
-    nearest = offset - share.clip(0, 1)[:, :, None] * way
-    distance: Float64Array = np.sqrt((nearest * nearest).sum(axis=2))
-    return distance
-
-
-def _crossings(
-    before: Float64Array, after: Float64Array, segments: Float64Array
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which ways (N, S) lead over which of the S parts, and whether to its right. A place that is
-    not known (NaN) crosses nothing."""
-    (ax, ay), (bx, by) = np.moveaxis(before, 2, 0), np.moveaxis(after, 2, 0)
-    (x1, y1), (x2, y2) = segments[:, 0].T, segments[:, 1].T
-    # Which side of the line both ends of the way are on, and which side of the way the line's.
-    side_before = (x2 - x1) * (ay - y1) - (y2 - y1) * (ax - x1)
-    side_after = (x2 - x1) * (by - y1) - (y2 - y1) * (bx - x1)
-    side_begin = (bx - ax) * (y1 - ay) - (by - ay) * (x1 - ax)
-    side_end = (bx - ax) * (y2 - ay) - (by - ay) * (x2 - ax)
-    crossed = ((side_before > 0) != (side_after > 0)) & ((side_begin > 0) != (side_end > 0))
-    # y runs down: above zero is to the right of who walks along the line.
-    return crossed & ~np.isnan(side_before), side_after > 0
