@@ -1,4 +1,4 @@
-"""ICE that asks nobody outside, answers in bounded time and listens to the validated peer only.
+"""ICE that asks nobody outside, answers in bounded time and listens to proven peers only.
 
 Changes to aioice: the source filter and bounded queue (`datagram_guard`), the port range, the
 bound on gathering, mDNS candidates resolved beside the answer, consent (`fast_consent`).
@@ -82,8 +82,8 @@ class IceConnection(Connection):
         """When the datagram that `recv` gave last had arrived."""
         self._last_arrival_at_ns = 0
         self._arrivals_ns: deque[int] = deque()
-        self._checked: set[tuple[StunProtocol, _Address]] = set()
-        self._validated: set[tuple[StunProtocol, _Address]] = set()
+        self._proven: set[tuple[StunProtocol, _Address]] = set()
+        """Sources that know the ICE password: their check arrived, or they answered one of ours."""
         self._stirred = asyncio.Event()
         """There may be something to check, or nothing more to come."""
         self._selected_heard_at_ns = 0
@@ -329,18 +329,15 @@ class IceConnection(Connection):
             self.rejections.count("candidates")
             return
         self.last_check_at_ns = now_ns()
-        self._checked.add((protocol, addr))
+        self._proven.add((protocol, addr))
         super().check_incoming(message, addr, protocol)
         self._stirred.set()
 
     def check_state(self, pair: CandidatePair, state: CandidatePair.State) -> None:
-        """Keep the set of validated sources with the states of the pairs."""
+        """A pair that succeeded answered with the password."""
         super().check_state(pair, state)
-        source = (pair.protocol, pair.remote_addr)
         if state == CandidatePair.State.SUCCEEDED:
-            self._validated.add(source)
-        elif state == CandidatePair.State.FAILED:
-            self._validated.discard(source)
+            self._proven.add((pair.protocol, pair.remote_addr))
 
     def datagram_kind_refused(
         self, data: bytes, addr: _Address, protocol: StunProtocol
@@ -354,12 +351,9 @@ class IceConnection(Connection):
             return "unknown"
         if len(data) > (MAX_DTLS_BYTES if is_dtls else MAX_RTP_BYTES):
             return "oversize"
-        source = (protocol, addr)
-        # Each side may nominate another pair, so a source whose authenticated check arrived may
-        # send over it, also after our own nomination.
-        if source in self._validated or source in self._checked:
-            return None
-        return "foreign"
+        # Each side may nominate another pair, so a proven source may send over any, also after
+        # our own nomination.
+        return None if (protocol, addr) in self._proven else "foreign"
 
     def heard_from(self, addr: _Address, protocol: StunProtocol) -> None:
         """A datagram of the peer's own passed the filter; answer it where it is now.
