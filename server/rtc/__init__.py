@@ -1,0 +1,1 @@
+"""Media over WebRTC; `README.md` here says what differs from aiortc, and why."""
