@@ -393,6 +393,11 @@ async def test_what_a_crash_left_just_before_the_start_goes_with_the_second_swee
     half.write_bytes(b"film")
     # Too young for the first.
     monkeypatch.setattr("server.history.clips.KEEP_EVERY_S", 1.0)
-    async with recording(tmp_path) as server:
+    settings = changed(
+        auth={"state_dir": str(tmp_path)},
+        clips=QUICK,
+        store={"store": f"sqlite:///{tmp_path}/events.db"},
+    )
+    async with serving(FakeDetector(), settings) as server:
         assert recorder_of(server).folder == folder
         await until(lambda: not half.exists())

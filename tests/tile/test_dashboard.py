@@ -175,9 +175,9 @@ async def test_the_panel_says_why_pictures_are_not_shown(
       const { Panel } = await import('/web/board_panel.js');
       const stream = { name: 'yard', live: true, source: 'whip', size: [640, 360], fps: 15,
         viewers: 0, age_s: 9, options: null, dropped };
-      window.panel ??= new Panel({ closed() {}, changed() {}, draw() {} });
-      if (window.panel.name) window.panel.show(stream, null, []);
-      else window.panel.open(stream);
+      window.ours ??= new Panel({ closed() {}, changed() {}, draw() {} });
+      if (window.ours.name) window.ours.show(stream, null, []);
+      else window.ours.open(stream);
       const facts = [...document.querySelectorAll('#panel-facts div')];
       return facts.find((each) => each.textContent.startsWith('Not shown')).lastChild.textContent;
     })(%s)"""
