@@ -106,6 +106,12 @@ class Cell {
     if (this.#health.textContent !== words) this.#health.textContent = words;
     this.node.toggleAttribute('data-quiet', !live);
   }
+
+  /** Nobody knows how it is. */
+  forget() {
+    this.#health.textContent = '';
+    this.node.removeAttribute('data-quiet');
+  }
 }
 
 export class Grid {
@@ -200,6 +206,11 @@ export class Grid {
     }
     this.#events.say(this.#solo ? `Only ${this.#solo}` : 'All streams');
     this.#fit();
+  }
+
+  /** The server does not answer: what it said last is not so any more. */
+  forget() {
+    for (const cell of this.#cells.values()) cell.forget();
   }
 
   /** Every tile tries again at once: there is another key. */

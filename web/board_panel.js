@@ -126,6 +126,12 @@ export class Panel {
     else fill(list, viewers.slice(0, 20).map(watcher));
   }
 
+  /** The server does not answer: what it said last is not so any more. */
+  forget() {
+    fill(element('panel-facts', HTMLElement), [row('Source', 'The server does not answer')]);
+    fill(element('panel-watchers', HTMLElement), []);
+  }
+
   /**
    * @param {any} layout zones and lines of the stream
    * @param {any} counts of them
@@ -319,5 +325,7 @@ export function span(seconds) {
 
 /** @param {unknown} failure */
 export function words(failure) {
-  return failure instanceof Failure ? failure.detail : String(failure);
+  if (!(failure instanceof Failure)) return String(failure);
+  // Ours, not the server's words: they go with their title.
+  return failure.kind === 'server-gone' ? `${failure.title}. ${failure.detail}` : failure.detail;
 }

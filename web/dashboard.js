@@ -146,6 +146,8 @@ async function poll() {
     }
     summary.textContent = failure.title;
     document.body.dataset['call'] = 'waiting';
+    grid.forget();
+    panel.forget();
   } finally {
     asking = false;
   }
