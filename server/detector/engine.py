@@ -90,7 +90,7 @@ def open_session(way: Way, dimensions: Mapping[str, int], *, optimised: bool = T
     """An onnxruntime session that really runs on the way's provider; ModelError otherwise.
 
     It keeps the interpreter's lock for as long as that takes: half as long if not `optimised`,
-    which will do for a look at what a file takes and gives.
+    which will do for what runs a few times.
     """
     options = ort.SessionOptions()
     options.log_severity_level = QUIET
@@ -147,14 +147,14 @@ def read_interface(
 class Engine:
     """One session and its reused input. Owned by one thread at a time."""
 
-    def __init__(self, way: Way, feed: FeedPlan) -> None:
+    def __init__(self, way: Way, feed: FeedPlan, *, optimised: bool = True) -> None:
         self.way = way
         self._feed = feed
         self._session: Any = _openvino_session(way, feed)
         if self._session is not None:
             dtype = self._session.input_types[feed.name]
         else:
-            self._session = open_session(way, feed.dimensions)
+            self._session = open_session(way, feed.dimensions, optimised=optimised)
             by_name = {arg.name: arg for arg in self._session.get_inputs()}
             if feed.name not in by_name:
                 raise ModelError(f"{way.path.name}: has no input {feed.name}")

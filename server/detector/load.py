@@ -249,7 +249,7 @@ def _read_model(
     overrides = _input_overrides(metadata, sidecar)
     input_wh = _input_wh(picture, overrides, metadata, outputs)
     feed = _feed(picture, others, outputs, input_wh, settings.max_batch, path)
-    engine = Engine(reference, feed)
+    engine = Engine(reference, feed, optimised=False)
     engine.input.fill(GREY / 255 if engine.input.dtype.kind == "f" else GREY)
     named = read_labels(label_path) if label_path else sidecar.names
     if named is None:
