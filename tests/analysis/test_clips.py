@@ -20,6 +20,7 @@ from server.history.mp4 import make_movie
 from server.history.reel import OpenClip, Reel
 from server.settings import ClipSettings
 from tests.analysis.films import Camera
+from tests.analysis.happenings import begins
 from tests.fakes import FakeDetector
 from tests.gate.guarded import ADMIN, FRONT, guarded, guarded_settings
 from tests.gateway.watching import sending
@@ -403,4 +404,6 @@ async def test_what_a_crash_left_just_before_the_start_goes_with_the_second_swee
     )
     async with serving(FakeDetector(), settings) as server:
         assert recorder_of(server).folder == folder
+        # The database is opened with the first event.
+        server.journal.happened(begins(pictured=False))
         await until(lambda: not half.exists())
