@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ def test_tests_that_are_named_exist() -> None:
 
 def test_news_replace_what_was_known(tmp_path: Path) -> None:
     wanted = {"told": "not yet", "wanted": "it", "tests": []}
-    record = {
+    record: dict[str, Any] = {
         "lines": [{"case": "N2 up", "figure": "old"}, {"case": "F1", "figure": "kept"}],
         "elsewhere": {"N10": wanted, "N1": wanted, "F1": {**wanted, "tests": ["another"]}},
     }
