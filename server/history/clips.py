@@ -31,7 +31,7 @@ from server.errors import NotFoundError, SightlineError
 from server.history.mp4 import make_movie
 from server.history.reel import OpenClip, Reel
 from server.hub import FULL
-from server.outlets.bulletin import ENDED, EVENTS, LIVE, STATUS, Bulletin
+from server.outlets.bulletin import ENDED, EVENTS, LIVE, NO_SIGNAL, STATUS, Bulletin
 from server.settings import ClipSettings
 from server.streams import Streams
 
@@ -184,6 +184,8 @@ class ClipRecorder:
     def _on_status(self, stream: str, message: Mapping[str, Any]) -> None:
         if message["state"] == LIVE and self._watched(stream):
             self._attach(stream)
+        elif message["state"] == NO_SIGNAL and stream in self._reels:
+            self._reels[stream].pause()
         elif message["state"] == ENDED:
             self._detach(stream)
 

@@ -59,6 +59,10 @@ class Reel:
         if lost and self.open is not None:
             self._on_size(-self.open.size)
             self.open = None
+        self.pause()
+
+    def pause(self) -> None:
+        """Nothing comes: an open clip ends here, and the next one begins with what is new."""
         self._finish()
         self._drop(len(self._ring))
 

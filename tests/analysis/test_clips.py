@@ -194,6 +194,20 @@ def test_without_room_a_clip_ends_early_and_only_the_newest_group_is_kept() -> N
     assert stage.memory - stage.clips[0].size < 3000 + 3 * 2000
 
 
+def test_a_rest_ends_the_clip_and_nothing_of_before_is_in_the_next() -> None:
+    stage = Stage(clip_before_s=60)
+    stage.roll(5)
+    stage.reel.event("a" * 32, ends=False, lasts=True)
+    stage.reel.pause()
+    assert [len(clip.pictures) for clip in stage.clips] == [5]
+    assert stage.memory == stage.clips[0].size
+    stage.reel.pause()
+    stage.roll(2)
+    stage.reel.event("b" * 32, ends=False, lasts=True)
+    stage.reel.close()
+    assert [len(clip.pictures) for clip in stage.clips] == [5, 2]
+
+
 def test_memory_is_given_back() -> None:
     stage = Stage(clip_before_s=0)
     stage.roll(50)
@@ -215,7 +229,12 @@ def test_memory_is_given_back() -> None:
 
 @asynccontextmanager
 async def recording(folder: Path, **clips: Any) -> AsyncIterator[Serving]:
-    settings = changed(auth={"state_dir": str(folder)}, limits=LIMITS, clips={**QUICK, **clips})
+    settings = changed(
+        auth={"state_dir": str(folder)},
+        limits=LIMITS,
+        sources={"demo": "on"},
+        clips={**QUICK, **clips},
+    )
     async with serving(FakeDetector(), settings) as server:
         yield server
 
@@ -317,6 +336,19 @@ async def test_clips_of_other_streams_are_as_if_they_were_not(tmp_path: Path) ->
         assert (await server.ask("GET", clip["thumbnail_url"], FRONT))[0] == 404
         assert (await server.ask("GET", "/api/streams/back/clips", FRONT))[0] == 403
         assert (await server.ask("GET", clip["url"]))[0] == 401
+
+
+async def test_a_clip_ends_with_the_pictures_of_its_stream(tmp_path: Path) -> None:
+    async with recording(tmp_path, clip_after_s=30) as server:
+        await put_zones(server, "demo")
+        async with server.http.get(f"{server.url}/api/streams/demo/mjpeg") as pictures:
+            assert pictures.status == 200
+            await until(lambda: server.recorder.statistics().open == 1)
+            await until(lambda: any(e.fanout.encoded > 5 for e in encodings(server)))
+        # Nobody looks any more, and the demo rests.
+        await until(lambda: server.recorder.statistics().written == 1)
+        statistics = server.recorder.statistics()
+        assert (statistics.open, statistics.memory_bytes) == (0, 0)
 
 
 def recorder_of(server: Serving) -> ClipRecorder:
