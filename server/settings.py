@@ -3,6 +3,7 @@
 Parts of the server receive only their own group.
 """
 
+import re
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ SOURCE_SCHEMES = (
     "file",
     "device",
 )
+STREAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+STREAM_NAME_RULE = "a name has 1 to 64 of A-Z, a-z, 0-9, _ and -"
 
 
 def key(

@@ -1,16 +1,13 @@
 """The named streams there are; each begins with its source. On the loop."""
 
-import re
 from collections.abc import Callable
 
 from server.errors import ConflictError, NotFoundError, UnavailableError
 from server.frame import FrameSink
 from server.hub import Hub, SentShot
 from server.outlets.bulletin import Bulletin
-from server.settings import StreamSettings
+from server.settings import STREAM_NAME, STREAM_NAME_RULE, StreamSettings
 from server.stream import FULL_RETRY_S, Publication, Stream, StreamStatistics
-
-NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Streams:
@@ -77,5 +74,5 @@ class Streams:
 
 def check_name(name: str) -> None:
     """Refuse what is no stream's name."""
-    if not NAME.fullmatch(name):
-        raise NotFoundError("stream: a name has 1 to 64 of A-Z, a-z, 0-9, _ and -")
+    if not STREAM_NAME.fullmatch(name):
+        raise NotFoundError(f"stream: {STREAM_NAME_RULE}")

@@ -24,7 +24,7 @@ from server.errors import (
     TooManyError,
     UnauthorizedError,
 )
-from server.settings import AuthSettings
+from server.settings import STREAM_NAME, AuthSettings
 from server.state_files import (
     api_key_rows,
     read_private,
@@ -34,8 +34,7 @@ from server.state_files import (
 )
 
 SCOPES = ("publish", "view", "control")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-PATTERN = re.compile(r"\*|[A-Za-z0-9][A-Za-z0-9._-]{0,62}\*?")
+PATTERN = re.compile(rf"\*|{STREAM_NAME.pattern}\*?")
 KEY = re.compile(r"[A-Za-z0-9._~-]{24,200}")
 DIGEST = re.compile(r"sha256=([0-9a-f]{64})")
 BEARER = re.compile(r"[Bb]earer +([\x21-\x7e]{1,4096})")

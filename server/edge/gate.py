@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from aiohttp import hdrs, web
 
-from server.access.auth import ANYONE, NAME, NOBODY, Authority, Principal
+from server.access.auth import ANYONE, NOBODY, Authority, Principal
 from server.access.callers import Caller, Callers
 from server.access.holdings import Holdings
 from server.access.limits import Limits
@@ -28,7 +28,7 @@ from server.errors import (
     UnavailableError,
     UnsupportedTypeError,
 )
-from server.settings import Settings
+from server.settings import STREAM_NAME, STREAM_NAME_RULE, Settings
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -316,8 +316,8 @@ class Gate:
 
     def _check_rule(self, request: web.Request, rule: Rule, principal: Principal) -> None:
         stream = request.match_info.get("stream")
-        if stream is not None and not NAME.fullmatch(stream):
-            raise NotFoundError("stream: no such name")
+        if stream is not None and not STREAM_NAME.fullmatch(stream):
+            raise NotFoundError(f"stream: {STREAM_NAME_RULE}")
         if rule.public:
             return
         if rule.scope is not None:
@@ -426,8 +426,8 @@ async def json_body(request: web.Request) -> Any:
 
 def authorize(request: web.Request, scope: str, stream: str) -> None:
     """For handlers that learn the stream's name from the body."""
-    if not NAME.fullmatch(stream):
-        raise NotFoundError("stream: no such name")
+    if not STREAM_NAME.fullmatch(stream):
+        raise NotFoundError(f"stream: {STREAM_NAME_RULE}")
     if not principal_of(request).allows(scope, stream):
         raise ForbiddenError(f"scope: {scope} of this stream is not given")
 

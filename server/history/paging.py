@@ -5,12 +5,12 @@ import re
 from collections.abc import Mapping
 
 from server.errors import MalformedError, NotFoundError
+from server.settings import STREAM_NAME, STREAM_NAME_RULE
 
 PAGE, PAGE_AT_MOST = 50, 500
 TEXT_AT_MOST = 255
 INTEGER_AT_MOST = 2**53
 CURSOR = re.compile(r"([0-9]{1,16})-([0-9a-f]{32})")
-STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def check_query(query: Mapping[str, str], known: tuple[str, ...]) -> Mapping[str, str]:
@@ -21,8 +21,8 @@ def check_query(query: Mapping[str, str], known: tuple[str, ...]) -> Mapping[str
         if len(value) > TEXT_AT_MOST or "\0" in value:
             raise MalformedError(f"{name}: not text of up to {TEXT_AT_MOST} characters")
     stream = query.get("stream")
-    if stream is not None and not STREAM.fullmatch(stream):
-        raise NotFoundError("stream: no such name")
+    if stream is not None and not STREAM_NAME.fullmatch(stream):
+        raise NotFoundError(f"stream: {STREAM_NAME_RULE}")
     return query
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from server.access.auth import (
     ANYONE,
-    NAME,
     SCOPES,
     TICKET_LIFE_S,
     Authority,
@@ -30,13 +29,13 @@ from server.access.auth import (
 )
 from server.clock import NS_PER_S
 from server.errors import MalformedError, SettingsError, TooManyError, UnauthorizedError
-from server.settings import AuthSettings
+from server.settings import STREAM_NAME, AuthSettings
 from tests.gate.guarded import ADMIN, FRONT, KEYS, SECRET, token
 
 pytestmark = pytest.mark.unit
 
 CHARACTERS = string.ascii_letters + string.digits + "._-"
-NAMES = st.from_regex(NAME, fullmatch=True)
+NAMES = st.from_regex(STREAM_NAME, fullmatch=True)
 PATTERNS = st.one_of(st.just("*"), NAMES, NAMES.map(lambda name: name[:62] + "*"))
 
 

@@ -167,8 +167,9 @@ async def test_taken_name_is_409() -> None:
 @pytest.mark.parametrize("root", ["/whip/", "/whep/"])
 async def test_what_is_no_name_is_404(root: str, name: str) -> None:
     async with streaming() as server:
-        reply, _ = await post(server, root + name, FFMPEG)
+        reply, text = await post(server, root + name, FFMPEG)
         assert reply.status == 404
+        assert "1 to 64 of A-Z" in text
 
 
 @pytest.mark.parametrize("root", ["/whip/cam", "/whep/cam"])

@@ -43,6 +43,13 @@ async def test_a_stream_tells_what_it_is_and_where_it_is_seen() -> None:
     assert [stream["name"] for stream in listed["streams"]] == ["yard"]
 
 
+@pytest.mark.parametrize("name", ["-yard", "_", "9"])
+async def test_every_name_that_a_stream_may_have_is_reached_by_it(name: str) -> None:
+    async with streaming() as server, sending(server, name):
+        assert (await ask(server, "GET", f"/api/streams/{name}"))[0] == 200
+        assert (await ask(server, "GET", f"/api/events?stream={name}"))[0] == 200
+
+
 async def test_options_of_a_call_and_of_a_whip_source_change_live() -> None:
     changes = {"options": {"mode": "smooth", "confidence": 0.8}}
     async with (
