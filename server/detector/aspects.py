@@ -136,8 +136,8 @@ class AspectDetector:
                 detector = self._make_variant(size)
             except Exception as error:
                 # Most models that cannot be reshaped say so in a way of their own.
-                text = " ".join(str(error).split())[:200]
-                logger.info("The model stays at its own input size, not %dx%d: %s", *size, text)
+                logger.info("The model keeps its own input size: it takes no %dx%d", *size)
+                logger.debug("%dx%d: %s", *size, " ".join(str(error).split())[:500])
                 detector = None
             with self._built:
                 if detector is None:
