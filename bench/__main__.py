@@ -49,7 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (module, line) in COMMANDS.items():
         added = parsers.add_parser(name, help=line)
         if given[:1] == [name]:
-            command = cast(Command, importlib.import_module(module))
+            try:
+                command = cast(Command, importlib.import_module(module))
+            except ModuleNotFoundError as error:
+                wanted = "`make environment EXTRAS=dev` brings it"
+                print(f"bench: {error.name} is not installed: {wanted}", file=sys.stderr)
+                return NOT_MEASURED
             command.add_arguments(added)
     options = parser.parse_args(given)
     assert command is not None, "the parser takes only what COMMANDS names"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.__main__ import WRONG_USAGE, main
+from bench.__main__ import COMMANDS, NOT_MEASURED, WRONG_USAGE, main
 
 pytestmark = pytest.mark.unit
 
@@ -57,3 +57,11 @@ def test_a_wrong_option_is_named_in_one_line(
     assert named in captured.err
     assert captured.err.count("\n") == 1
     assert named in json.loads(captured.out.splitlines()[-1])["error"]
+
+
+def test_a_bench_without_its_packages_says_what_brings_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(COMMANDS, "soak", ("no_such_package", "line"))
+    assert main(["soak"]) == NOT_MEASURED
+    assert "no_such_package is not installed: `make environment" in capsys.readouterr().err

@@ -13,6 +13,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+try:
+    import onnx  # noqa: F401
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error.name} is not installed: `make environment EXTRAS=evaluate` brings it"
+    ) from None
+
 from server.detector.spec import half_precision_path
 from server.errors import ModelError
 from server.model_registry import resolve_model

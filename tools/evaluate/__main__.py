@@ -18,6 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+try:
+    import faster_coco_eval  # noqa: F401
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error.name} is not installed: `make environment EXTRAS=evaluate` brings it"
+    ) from None
+
 from server.detector.load import load_detector
 from server.errors import SightlineError
 from server.model_registry import resolve_model

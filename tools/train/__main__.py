@@ -11,7 +11,13 @@ import threading
 from pathlib import Path
 
 import cv2
-import torch
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error.name} is not installed: `make environment EXTRAS=train` brings it"
+    ) from None
 
 from tools.train import curves
 from tools.train.data import Knowledge, load
