@@ -15,7 +15,7 @@ import pytest
 from server.analysis.events import Clip, new_event_id
 from server.clock import NS_PER_S, now_ns, unix_ms
 from server.errors import UnprocessableError
-from server.history.clips import ClipRecorder
+from server.history.clips import SWEEPS, ClipRecorder
 from server.history.mp4 import make_movie
 from server.history.reel import OpenClip, Reel
 from server.settings import ClipSettings
@@ -427,15 +427,19 @@ async def test_what_a_crash_left_just_before_the_start_goes_with_the_second_swee
     folder.mkdir()
     half = folder / f"{'c' * 32}.12345678.part"
     half.write_bytes(b"film")
-    # Too young for the first.
-    monkeypatch.setattr("server.history.clips.KEEP_EVERY_S", 1.0)
+    monkeypatch.setattr("server.history.clips.KEEP_EVERY_S", 0.5)
+    later_s = unix_ms() / 1000 + 3600
+    os.utime(half, (later_s, later_s))
     settings = changed(
         auth={"state_dir": str(tmp_path)},
         clips=QUICK,
         store={"store": f"sqlite:///{tmp_path}/events.db"},
     )
     async with serving(FakeDetector(), settings) as server:
-        assert recorder_of(server).folder == folder
-        # The database is opened with the first event.
-        server.journal.happened(begins(pictured=False))
+        recorder = recorder_of(server)
+        assert recorder.folder == folder
+        await until(lambda: recorder._sweeps_left < SWEEPS)
+        # Too young for the first, and then old enough.
+        assert half.exists()
+        os.utime(half, (1, 1))
         await until(lambda: not half.exists())
