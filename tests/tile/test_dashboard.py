@@ -201,6 +201,25 @@ async def test_the_panel_says_why_pictures_are_not_shown(
         assert (await page.evaluate(show % "{lost: 20}")).startswith("20, none now")
 
 
+async def test_what_a_server_said_last_is_not_shown_when_it_is_gone(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    server = ServerProcess(tmp_path / "server.log", "--demo", "on")
+    async with server, open_page(chromium, camera="none") as page:
+        await page.goto(f"{server.url}dashboard")
+        health = "document.querySelector('.health')"
+        await page.wait_for(f"{health}?.textContent.includes('watching')")
+        await page.evaluate("document.querySelector('.tool[title^=Settings]').click()")
+        await server.kill()
+        await page.wait_for(f"{SUMMARY} === 'The server does not answer'")
+        assert await page.evaluate(f"{health}.textContent") == ""
+        assert await page.text("#panel-facts") == "Source\nThe server does not answer"
+        await page.evaluate("document.querySelector('#history-open').click()")
+        await page.wait_for(
+            "document.querySelector('#history-said').textContent.startsWith('The server does not')"
+        )
+
+
 @pytest.mark.long
 async def test_a_camera_that_never_came_is_not_taken_for_a_bad_path(
     browser: Browser, tmp_path: Path
