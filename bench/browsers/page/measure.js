@@ -228,7 +228,8 @@ function codecsCalled(name) {
 async function call(plan) {
   const track = plan.camera === 'clip' ? await openClip(plan) : openCamera(plan);
   if (plan.contentHint) track.contentHint = plan.contentHint;
-  const rtc = /** @type {const} */ ({ iceServers: [], bundlePolicy: 'max-bundle' });
+  /** @type {RTCConfiguration} */
+  const rtc = { iceServers: [], bundlePolicy: 'max-bundle' };
   connection = new RTCPeerConnection(rtc);
   const transceiver = connection.addTransceiver(track, {
     direction: plan.door === 'call' ? 'sendrecv' : 'sendonly',

@@ -45,6 +45,7 @@ function overhear() {
  */
 async function openTiles(streams, view) {
   overhear();
+  // @ts-expect-error: a module of the server's
   await import('/tile.js');
   const columns = Math.ceil(Math.sqrt(streams.length));
   const wall = document.createElement('div');
