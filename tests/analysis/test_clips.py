@@ -20,7 +20,6 @@ from server.history.mp4 import make_movie
 from server.history.reel import OpenClip, Reel
 from server.settings import ClipSettings
 from tests.analysis.films import Camera
-from tests.analysis.happenings import begins
 from tests.fakes import FakeDetector
 from tests.gate.guarded import ADMIN, FRONT, guarded, guarded_settings
 from tests.gateway.watching import sending
