@@ -66,7 +66,7 @@ async def answer_to(server: Guarded, sdp: str) -> tuple[int, str]:
 
 async def test_mutated_offers_get_an_answer_or_a_reason_and_leave_nothing() -> None:
     sdp = await good_offer()
-    settings = changed(limits={"admit_loop_lag_ms": 0.0})
+    settings = changed(limits={"admit_loop_lag_ms": 0.0, "calls_per_s": 0.0})
     async with guarded(settings) as server:
         statuses = set()
         for seed in range(SEEDS):
