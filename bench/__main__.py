@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "switches": ("bench.switches", "how often tracked objects change their number, on clips"),
     "compare": ("bench.compare", "side by side with what a user would take instead"),
     "floor": ("bench.floor", "what the same work costs without a server"),
+    "release": ("bench.release", "everything the README's tables say, joined in one file"),
     "table": ("bench.table", "records as Markdown tables"),
     "compare-records": ("bench.compare_records", "is record B worse than record A"),
     "report": ("bench.report", "records as one page of HTML, and as PNGs"),

@@ -22,6 +22,7 @@ MODELS: Final = {
     "yolo26n_320.onnx": "YOLO26n 320",
     "nanodet_m.onnx": "NanoDet 320",
 }
+DOORS: Final = {"call": "", "page": " through the product's page", "whep": " by WHIP and WHEP"}
 STAGES_LEFT_OUT: Final = ("own",)
 
 Row = tuple[str, ...]
@@ -120,9 +121,16 @@ def _delays(record: Record) -> Iterator[Row]:
         for name, told in summary.items():
             figures = (told["latency_ms"]["p50"], told["latency_ms"]["p95"], told["fps_received"])
             codec = "" if settings["codec"] == "auto" else f", {settings['codec']}"
-            model = f", {_model(settings)}"
-            yield (f"{name.capitalize()}, until the page has the picture{codec}{model}",
-                   *_figures(figures))  # fmt: skip
+            door = DOORS[settings.get("door", "call")]
+            what = f"{name.capitalize()}{door}, until the page has the picture"
+            yield f"{what}{codec}, {_model(settings)}", *_figures(figures)
+    elif record.bench == "tiles":
+        for name, told in summary.items():
+            worst = told["worst_tile_ms"]
+            count = NUMBERS.get(settings["tiles"], str(settings["tiles"]))
+            what = f"{count} tiles of {settings['size']} in {name.capitalize()}, slowest of them"
+            figures = (worst["p50"], worst["p95"], told["fps_slowest"])
+            yield f"{what}, {_model(settings)}", *_figures(figures)
 
 
 def call_label(settings: Mapping[str, Any]) -> str:
