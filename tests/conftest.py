@@ -1,8 +1,8 @@
 """Rules for every test: a category, and browsers that are really there.
 
-Each test module names its category at the top, `pytestmark = pytest.mark.unit` (or `loopback`,
-`browser`); collection fails without. Browser tests skip with the reason where a browser is
-missing at a desk, and fail under CI=true, where `make test` had to install it.
+Each test module names its category at the top, `pytestmark = pytest.mark.unit` (or `service`,
+`loopback`, `browser`); collection fails without. Browser tests skip with the reason where a browser
+is missing at a desk, and fail under CI=true, where `make test` had to install it.
 """
 
 import os
@@ -12,7 +12,7 @@ import shutil
 import hypothesis
 import pytest
 
-CATEGORIES = ("unit", "loopback", "browser")
+CATEGORIES = ("unit", "service", "loopback", "browser")
 # What each browser is called on the PATH, best first; `make test` installs Debian's.
 BROWSER_COMMANDS = {
     "chromium": ("chromium", "chromium-browser", "google-chrome"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 TESTS = Path(__file__).parent
 PYPROJECT = TESTS.parent / "pyproject.toml"

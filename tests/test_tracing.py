@@ -16,7 +16,7 @@ from server.tracing import FrameTracer, traced_by
 from tests.fakes import FakeDetector
 from tests.serving import DEADLINE_S, calling, changed, serving
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 
 class Sink:

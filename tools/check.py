@@ -1,9 +1,9 @@
 """Format, lint, types and, with `--tests`, all tests: the one verdict on a tree.
 
-Every step runs even when an earlier one failed, so that one run shows everything. The unit tests
-run beside the checks and the tests in browsers, which wait more than they work. What measures and
-is timed, the tests on loopback, has the machine to itself. It comes last, so that pytest's closing
-line ends the output of a good run.
+Every step runs even when an earlier one failed, so that one run shows everything. Unit tests and
+those of services run beside the checks and the tests in browsers, which wait more than they work.
+What measures and is timed, the tests on loopback, has the machine to itself. It comes last, so that
+pytest's closing line ends the output of a good run.
 """
 
 import argparse
@@ -59,10 +59,10 @@ def failed_checks_and_tests(rest: Sequence[str]) -> list[str]:
     if "-m" in rest:  # a choice of categories already
         failed = failed_checks()
         return failed if run_tests((*PYTEST, *rest)) == 0 else [*failed, "tests"]
-    with tempfile.TemporaryFile() as log, beside(tests_of("unit", rest), log) as unit:
+    with tempfile.TemporaryFile() as log, beside(tests_of("(unit or service)", rest), log) as quiet:
         failed = failed_checks()
         codes = {"browser": run_tests(tests_of("browser", rest))}
-        codes["unit"] = unit.wait()
+        codes["unit and service"] = quiet.wait()
         log.seek(0)
         shutil.copyfileobj(log, sys.stdout.buffer)
         sys.stdout.flush()
@@ -74,9 +74,9 @@ def failed_checks_and_tests(rest: Sequence[str]) -> list[str]:
     return failed + [f"{name} tests" for name, code in codes.items() if code not in passed]
 
 
-def tests_of(category: str, rest: Sequence[str]) -> Sequence[str]:
-    """The command for the tests of one of the categories of tests/conftest.py."""
-    return (*PYTEST, "-m", f"{category} and not long", *rest)
+def tests_of(categories: str, rest: Sequence[str]) -> Sequence[str]:
+    """The command for the tests of a choice of the categories of tests/conftest.py."""
+    return (*PYTEST, "-m", f"{categories} and not long", *rest)
 
 
 def run_tests(command: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ from tests.gate.guarded import ADMIN, FRONT, PUBLISHER, Guarded, guarded, guarde
 from tests.gateway.watching import sending
 from tests.serving import DEADLINE_S, Serving, changed, serving, until
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 EVERYWHERE = [[0, 0], [1, 0], [1, 1], [0, 1]]
 ZONES = {

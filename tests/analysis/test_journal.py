@@ -22,7 +22,7 @@ from tests.analysis.databases import Postgres
 from tests.analysis.happenings import begins, ends
 from tests.serving import DEADLINE_S, until
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 ROOT = Path(__file__).resolve().parents[2]
 Message = Mapping[str, Any]

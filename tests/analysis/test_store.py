@@ -20,7 +20,7 @@ from server.history.store.database import make_engine, parse_url, upgrade
 from server.history.store.schema import EVENTS, METADATA
 from server.history.store.store import ROW_BYTES, Store, _filtered
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 LITERALS = {"literal_binds": True}
 JPEG = b"\xff\xd8 not really"

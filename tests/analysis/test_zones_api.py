@@ -15,7 +15,7 @@ from tests.gate.guarded import ADMIN, FRONT, guarded, guarded_settings
 from tests.gateway.watching import sending, watching
 from tests.serving import DEADLINE_S, Serving, changed, serving, until
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 EVERYWHERE = [[0, 0], [1, 0], [1, 1], [0, 1]]
 ROOM = {"id": "room", "label": "<b>Room</b>", "points": EVERYWHERE}

@@ -10,7 +10,7 @@ from server.detector.trial import FOLDER, try_apart
 from server.errors import ModelError
 from tests.detector.graphs import settings_for, write_model
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 HOOK = """
 import os, signal, sys

@@ -16,7 +16,7 @@ from tests.fakes import FakeDetector
 from tests.gate.guarded import FRONT, PUBLISHER, guarded
 from tests.serving import DEADLINE_S, Serving
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 JPEG, PNG = {"Content-Type": "image/jpeg"}, {"Content-Type": "image/png"}
 

@@ -18,7 +18,7 @@ from tests.gate.guarded import ADMIN, FRONT, PUBLISHER, Guarded, guarded, guarde
 from tests.gateway.watching import watching
 from tests.serving import DEADLINE_S, Serving, until
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 
 # The machine that runs the tests is busy: its load is not looked at.

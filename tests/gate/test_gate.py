@@ -28,7 +28,7 @@ from tests.gate.guarded import (
 )
 from tests.serving import Caller, changed, until
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 VIEWER = token(scope="view", jti="a-viewer")
 

@@ -15,7 +15,7 @@ from tests.gate.guarded import ADMIN, Guarded, guarded, guarded_settings
 from tests.gateway.offers import FFMPEG, VIEWER
 from tests.serving import Caller
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 Document = dict[str, Any]
 

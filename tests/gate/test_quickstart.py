@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, Fingerprint
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 60.0

@@ -18,7 +18,7 @@ from server.errors import SettingsError
 from server.settings import Settings
 from tests.serving import changed
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 ADDRESSES = ["192.0.2.7", "2001:db8::7"]
 

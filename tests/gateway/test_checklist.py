@@ -15,7 +15,7 @@ from tests.gateway.offers import FFMPEG, OBS, SIMULCAST, TRANSPORT, VIEWER
 from tests.gateway.watching import sending, streaming
 from tests.serving import Serving, changed, serving, until
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 CANDIDATE = "a=candidate:1 1 udp 2130706431 192.0.2.9 50000 typ host\r\n"
 UFRAG, PWD = "8e43cbdc", "d69b2fe0ba5f548e71ea12907d21a14b"

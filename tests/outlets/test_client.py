@@ -18,7 +18,7 @@ from tests.gate.guarded import ADMIN, FRONT, guarded
 from tests.outlets.cutting import cutting
 from tests.serving import DEADLINE_S, Serving, calling, changed, serving, until
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 PATIENT = changed(limits={"admit_loop_lag_ms": 0, "admit_wait_ms": 0})
 

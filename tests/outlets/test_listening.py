@@ -18,7 +18,7 @@ from tests.gateway.watching import sending, streaming
 from tests.outlets.reading import Reader
 from tests.serving import DEADLINE_S, Serving, calling, changed, serving, until
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 
 @asynccontextmanager

@@ -22,7 +22,7 @@ from tests.fakes import FakeDetector
 from tests.outlets.brokering import Broker, brokering, free_port, overhearing
 from tests.serving import DEADLINE_S, calling, changed, serving, until
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "a-password-that-nobody-may-see"

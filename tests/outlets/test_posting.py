@@ -9,7 +9,7 @@ from tests.fakes import FakeDetector
 from tests.gateway.watching import sending, streaming
 from tests.serving import DEADLINE_S, calling, until
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 
 async def states(listener: Subscription, last: str) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ from server.outlets.webhooks import Webhooks, WebhookStatistics, is_public, sign
 from server.settings import WebhookSettings
 from tests.serving import changed, serving, until
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 SECRET = "a secret of the tests"
 

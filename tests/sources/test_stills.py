@@ -19,7 +19,7 @@ from tests.gateway.watching import sending, streaming, watching
 from tests.serving import DEADLINE_S, NumberedTrack, Serving, changed, serving, until
 from tests.sources.cameras import write_clip
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 
 async def live(server: Serving, name: str = "yard") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from tests.gate.guarded import ADMIN, FRONT, guarded, token
 from tests.gateway.watching import sending, streaming, watching
 from tests.serving import Serving, calling, until
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 
 async def ask(server: Serving, method: str, path: str, **more: Any) -> tuple[int, dict[str, Any]]:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 # In place of pytest: ends with the code that its category has in CODES.
 STAND_IN = """
 import sys
-category = sys.argv[sys.argv.index("-m") + 1].split()[0]
+category = sys.argv[sys.argv.index("-m") + 1].split()[0].strip("(")
 print(f"{category} {sys.argv[3:]}")
 sys.exit(CODES.get(category, 0))
 """
@@ -45,11 +45,14 @@ def test_tests_of_every_category_run_with_the_arguments_and_loopback_is_last(ver
     assert said.count("'-k', 'mailbox'") == 3
 
 
-@pytest.mark.parametrize("category", ["unit", "loopback", "browser"])
-def test_a_failure_in_any_category_is_named(verdict, category: str) -> None:
+@pytest.mark.parametrize(
+    ("category", "named"),
+    [("unit", "unit and service"), ("loopback", "loopback"), ("browser", "browser")],
+)
+def test_a_failure_in_any_category_is_named(verdict, category: str, named: str) -> None:
     code, said = verdict({category: 1})
     assert code == 1
-    assert said.splitlines()[-1] == f"failed: {category} tests"
+    assert said.splitlines()[-1] == f"failed: {named} tests"
 
 
 def test_a_choice_that_some_category_has_nothing_of_passes_and_an_empty_one_does_not(

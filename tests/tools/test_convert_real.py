@@ -10,7 +10,7 @@ from tools.convert.graph import load_plain
 
 SHARED_MODELS = Path(__file__).parents[2].parent / "shared" / "models"
 pytestmark = [
-    pytest.mark.loopback,
+    pytest.mark.service,
     pytest.mark.skipif(not SHARED_MODELS.is_dir(), reason="needs ../shared/models"),
 ]
 

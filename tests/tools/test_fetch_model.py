@@ -21,7 +21,7 @@ from tools.fetch_model.download import (
 )
 from tools.fetch_model.lock import Lock
 
-pytestmark = pytest.mark.loopback
+pytestmark = pytest.mark.service
 
 BODY = bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(BODY).hexdigest()
