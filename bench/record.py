@@ -50,14 +50,19 @@ class Record:
         folder.mkdir(parents=True, exist_ok=True)
         instant = self.measured_utc.replace(":", "").replace("-", "")
         path = folder / f"{self.bench}-{instant}-{name}.json"
-        text = json.dumps(plain(self), indent=1, allow_nan=False)
-        path.write_text(NUMBERS.sub(_on_one_line, text) + "\n", encoding="utf-8")
+        path.write_text(readable(plain(self)), encoding="utf-8")
         return path
 
 
 def utc_now() -> str:
     """For people and file names, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def readable(value: Any) -> str:
+    """JSON for a file that people read, too."""
+    text = json.dumps(value, indent=1, allow_nan=False)
+    return NUMBERS.sub(_on_one_line, text) + "\n"
 
 
 def _on_one_line(found: re.Match[str]) -> str:

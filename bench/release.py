@@ -18,6 +18,7 @@ from bench.command import NOT_MEASURED, OK, OVER_BUDGET
 from bench.errors import UsageError
 from bench.options import RESULTS, add_clip
 from bench.reading import read_records
+from bench.record import readable
 from bench.table import tables
 
 ROOT: Final = Path(__file__).parents[1]
@@ -94,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
             continue
         joined[step.name] = record
         options.into.parent.mkdir(parents=True, exist_ok=True)
-        options.into.write_text(json.dumps({"records": joined}, indent=1) + "\n", encoding="utf-8")
+        options.into.write_text(readable({"records": joined}), encoding="utf-8")
     if joined:
         print(tables([record for _, record in read_records([options.into])]))
     if missing:

@@ -142,7 +142,8 @@ def call_label(settings: Mapping[str, Any]) -> str:
     if settings["against"] != "server":
         return f"{calls}, {settings['against']}, {settings['codec']}"
     size = "" if settings["size"] == "640x480" else f", {settings['size']}"
-    return f"{calls}{mode}{size}, {settings['codec']}, {_model(settings)}{slowest}"
+    changes = " while its model changes" if settings.get("change_to") else ""
+    return f"{calls}{mode}{size}{changes}, {settings['codec']}, {_model(settings)}{slowest}"
 
 
 def _model(settings: Mapping[str, Any]) -> str:
