@@ -189,9 +189,21 @@ def _build(group_type: type[Group], values: Mapping[str, Any]) -> Group:
     return group_type(**{name: values[name] for name in names if name in values})
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes no key twice, as YAML has it: of two lines for one setting, one would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if lines.setdefault(name, line) != line:
+                raise yaml.YAMLError(f"{name}: in line {lines[name]} and again in {line}")
+        return super().construct_mapping(node, deep)
+
+
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         raise SettingsError(f"config: {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
