@@ -19,3 +19,10 @@ class ServerError(BenchError):
 
 class PeerError(BenchError):
     """The peer could not connect, or no picture came back."""
+
+
+def check_ranges(*rows: tuple[str, float, float, float]) -> None:
+    """Rows of option, value, least and most; raises `UsageError` for the first one outside."""
+    for name, value, low, high in rows:
+        if not low <= value <= high:
+            raise UsageError(f"--{name}: {value:g} is outside {low:g}..{high:g}")

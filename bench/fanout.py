@@ -21,7 +21,7 @@ from bench.camera import Camera
 from bench.clip import MAX_BYTES, Clip, load_clip
 from bench.command import OK, publish, record_begun, run_async, show_progress
 from bench.crowd import LightViewer, Progress, Publisher, SeeingViewer, options_query
-from bench.errors import ServerError, UsageError
+from bench.errors import ServerError, UsageError, check_ranges
 from bench.options import CODECS, add_clip, add_output, add_size, add_time
 from bench.peer import Peer
 from bench.record import plain
@@ -69,15 +69,13 @@ class FanoutSettings:
     warmup_s: float = 3.0
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (
+        check_ranges(
             ("viewers", min(self.viewers, default=0), 0, 1000),
             ("joins", self.joins, 1, 200),
             ("rate", self.rate, 1, 2000),
             ("seconds", self.seconds, 0.5, 3600),
             ("warmup", self.warmup_s, 0, 600),
-        ):
-            if not low <= value <= high:
-                raise UsageError(f"--{name}: {value} is outside {low}..{high}")
+        )
         if len(set(self.viewers)) < 2 and "cost" in self.parts:
             raise UsageError("--viewers: two numbers at least, a cost is a difference")
 

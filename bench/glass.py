@@ -29,7 +29,7 @@ from bench.command import (
     run_async,
     show_progress,
 )
-from bench.errors import ServerError, UsageError
+from bench.errors import ServerError, UsageError, check_ranges
 from bench.floor import describe_ratio, measure_apart, ratio_to
 from bench.model_change import changing_models
 from bench.options import (
@@ -101,7 +101,7 @@ class GlassSettings:
     """Models that the server changes to in turn while it is measured."""
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (
+        check_ranges(
             ("clients", self.clients, 1, 64),
             ("fps", self.fps, 1, 240),
             ("width", self.size_wh[0], 128, 4096),
@@ -110,9 +110,7 @@ class GlassSettings:
             ("warmup", self.warmup_s, 0, 600),
             ("runs", self.runs, 1, 100),
             ("budget-ms", 1 if self.budget_ms is None else self.budget_ms, 0.001, 60_000),
-        ):
-            if not low <= value <= high:
-                raise UsageError(f"--{name}: {value} is outside {low}..{high}")
+        )
         if self.url is not None and self.against != "server":
             raise UsageError("--url: does not go with --against, which starts a server itself")
         if self.url is not None and (self.model is not None or self.server_args):

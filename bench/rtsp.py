@@ -34,7 +34,7 @@ from bench.command import (
     show_progress,
 )
 from bench.crowd import Progress, SeeingViewer
-from bench.errors import PeerError, ServerError, UsageError
+from bench.errors import PeerError, ServerError, UsageError, check_ranges
 from bench.options import CODECS, add_budget, add_clip, add_output, add_server, add_time, size
 from bench.planes import plane_view
 from bench.record import plain
@@ -76,7 +76,7 @@ class RtspSettings:
     budget_ms: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (
+        check_ranges(
             ("fps", self.fps, 1, 120),
             ("many-fps", self.many_fps, 1, 120),
             ("streams", self.streams, 1, 256),
@@ -84,9 +84,7 @@ class RtspSettings:
             ("height", self.size_wh[1], 96, 2304),
             ("seconds", self.seconds, 0.5, 24 * 3600),
             ("warmup", self.warmup_s, 0, 600),
-        ):
-            if not low <= value <= high:
-                raise UsageError(f"--{name}: {value} is outside {low}..{high}")
+        )
         if any(side % 2 for side in self.size_wh):
             raise UsageError("--size: even sides are wanted")
 

@@ -22,7 +22,7 @@ import psutil
 from bench.camera import Camera
 from bench.clip import MAX_BYTES, Clip, load_clip
 from bench.command import OK, OVER_BUDGET, publish, record_begun, run_async, show_progress
-from bench.errors import PeerError, ServerError, UsageError
+from bench.errors import PeerError, ServerError, UsageError, check_ranges
 from bench.glass import FIRST_PICTURE_TIMEOUT_S, HTTP_TIMEOUT_S, PHASE_STEP, GlassSettings, Progress
 from bench.options import add_mode, add_output, add_pictures, add_server, calls
 from bench.peer import Peer
@@ -69,14 +69,12 @@ class SoakSettings:
     rss_limit_mib_per_hour: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (
+        check_ranges(
             ("minutes", self.minutes, 0.05, 60 * 24 * 7),
             ("every", self.every_s, 0.5, 600),
             ("settle", self.settle_minutes, 0, self.minutes * 0.9),
             ("rss-limit", self.rss_limit_mib_per_hour, 0, 1e6),
-        ):
-            if not low <= value <= high:
-                raise UsageError(f"--{name}: {value:g} is outside {low:g}..{high:g}")
+        )
         if self.glass.url is not None:
             raise UsageError("--url: a soak reads the process of the server, so it starts it")
 
@@ -199,6 +197,7 @@ class _Callers:
             await peer.connect(self._http, self._url, {"mode": glass.mode})
             await peer.wait_first_picture(FIRST_PICTURE_TIMEOUT_S)
         except BaseException:
+            # Cancelled as well: nobody else knows of this peer yet.
             await peer.close(self._http)
             raise
         return peer

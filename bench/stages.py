@@ -18,7 +18,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from bench.clip import MAX_BYTES, load_clip
 from bench.command import OK, publish, record_begun
-from bench.errors import ServerError, UsageError
+from bench.errors import ServerError, UsageError, check_ranges
 from bench.options import CODECS, add_clip, add_engine, add_output, add_size
 from bench.pacing import Pace
 from bench.record import plain
@@ -69,15 +69,13 @@ class StageSettings:
     """The rhythm of the frames, as a camera's; 0 for one after another."""
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (
+        check_ranges(
             ("width", self.size_wh[0], 128, 4096),
             ("height", self.size_wh[1], 96, 2304),
             ("frames", self.frames, 10, 100_000),
             ("threads", self.threads, 0, 256),
             ("fps", self.fps, 0, 240),
-        ):
-            if not low <= value <= high:
-                raise UsageError(f"--{name}: {value} is outside {low}..{high}")
+        )
 
     def to_record(self) -> dict[str, Any]:
         """For the record: names of files without their folders."""

@@ -43,7 +43,7 @@ from bench.command import (
     show_progress,
 )
 from bench.crowd import Progress, Publisher
-from bench.errors import PeerError, UsageError
+from bench.errors import PeerError, UsageError, check_ranges
 from bench.options import (
     add_budget,
     add_clip,
@@ -95,7 +95,7 @@ class TilesSettings:
     budget_ms: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (
+        check_ranges(
             ("tiles", self.tiles, 1, 36),
             ("fps", self.fps, 1, 60),
             ("width", self.size_wh[0], 128, 4096),
@@ -104,9 +104,7 @@ class TilesSettings:
             ("warmup", self.warmup_s, 0, 600),
             ("runs", self.runs, 1, 100),
             ("budget-ms", 1 if self.budget_ms is None else self.budget_ms, 0.001, 60_000),
-        ):
-            if not low <= value <= high:
-                raise UsageError(f"--{name}: {value} is outside {low}..{high}")
+        )
         if any(side % 2 for side in self.size_wh):
             raise UsageError("--size: even sides are wanted")
 

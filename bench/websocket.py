@@ -23,7 +23,7 @@ import numpy as np
 from bench.clip import MAX_BYTES, load_clip
 from bench.command import OK, OVER_BUDGET, over_budget, publish, record_begun, run_async
 from bench.command import show_progress as show
-from bench.errors import ServerError, UsageError
+from bench.errors import ServerError, UsageError, check_ranges
 from bench.options import add_clip, add_output, size
 from bench.record import plain
 from bench.server_process import TAKES_EVERY_CALL, RunningServer, started
@@ -60,15 +60,13 @@ class WebSocketSettings:
     budget_ms: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (
+        check_ranges(
             ("runs", self.runs, 1, 100),
             ("width", self.size_wh[0], 32, 8192),
             ("height", self.size_wh[1], 32, 8192),
             ("seconds", self.seconds, 0.2, 3600),
             ("warmup", self.warmup_s, 0, 600),
-        ):
-            if not low <= value <= high:
-                raise UsageError(f"--{name}: {value} is outside {low}..{high}")
+        )
         if not self.clients or not all(1 <= count <= 200 for count in self.clients):
             raise UsageError("--clients: numbers from 1 to 200 are wanted, such as 1,3,6,20")
 

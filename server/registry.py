@@ -123,6 +123,7 @@ class Registry:
         try:
             session = self._make_session(secrets.token_urlsafe(18), options, publication)
         except BaseException:
+            # Whatever it was, cancelling included: the name is free again.
             if publication is not None:
                 publication.end()
             raise
@@ -133,6 +134,7 @@ class Registry:
         try:
             sdp = await self._negotiated(session, offer)
         except BaseException:
+            # A caller that went away cancels this: half a call must not stay in the table.
             self._refused_offer += 1
             del self._sessions[session.id]
             self._left.set()
@@ -154,6 +156,7 @@ class Registry:
         try:
             sdp = await self._negotiated(viewer, offer)
         except BaseException:
+            # As for a call.
             del self._viewers[viewer.id]
             self._left.set()
             self._keep(viewer.close("refused"), f"close {viewer.id}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from bench.errors import UsageError
+from bench.errors import UsageError, check_ranges
 from bench.record import plain
 from bench.server_process import TAKES_EVERY_CALL
 
@@ -54,7 +54,7 @@ class BrowserSettings:
     page: PageSettings = field(default_factory=PageSettings)
 
     def __post_init__(self) -> None:
-        for name, value, low, high in (
+        check_ranges(
             ("fps", self.fps, 1, 120),
             ("width", self.size_wh[0], 128, 4096),
             ("height", self.size_wh[1], 96, 2304),
@@ -62,9 +62,7 @@ class BrowserSettings:
             ("warmup", self.warmup_s, 0, 600),
             ("runs", self.runs, 1, 100),
             ("budget-ms", 1 if self.budget_ms is None else self.budget_ms, 0.001, 60_000),
-        ):
-            if not low <= value <= high:
-                raise UsageError(f"--{name}: {value} is outside {low}..{high}")
+        )
         if self.url is not None and (self.model is not None or self.server_args):
             raise UsageError("--url: a running server takes no --model and no --server-arg")
         if self.page.camera == "clip" and "firefox" in self.browsers:

@@ -234,6 +234,7 @@ class Journal:
         try:
             await store.open()
         except BaseException:
+            # Cancelled at the server's end, too: the database's threads must not outlive us.
             await store.close()
             raise
         return store

@@ -248,6 +248,7 @@ class Pulls:
                 name, address, options, publication, self._make_feed, make_reader, self._on_end
             )
         except BaseException:
+            # Whatever it was: the name is free again.
             publication.end()
             raise
 
