@@ -1,4 +1,5 @@
-"""How long to wait before trying again: longer each time, and never all at the same instant."""
+"""How long to wait before trying again: longer each time, and spread by chance, so that all cameras
+of a switch that restarts do not come back at the same instant."""
 
 import random
 

@@ -178,8 +178,13 @@ def _closed(scheme: Scheme) -> dict[str, str]:
 
 
 def look_up(host: str) -> list[str]:
-    """All addresses of a host; blocks, for as long as the system's resolver wants."""
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    """All addresses of a host; blocks, for as long as the system's resolver wants. Raises OSError
+    where the name is not known."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        # A label that is empty or too long: no resolver was asked.
+        raise socket.gaierror(socket.EAI_NONAME, "not a name") from None
     return sorted({str(entry[4][0]) for entry in found})
 
 

@@ -1,5 +1,6 @@
 """A thread that delivers the pictures of one source until it is told to stop."""
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from server.pull.media_clock import TICKS_PER_S
 
 if TYPE_CHECKING:
     from av import VideoFrame
+
+logger = logging.getLogger(__name__)
 
 TIME_BASE = Fraction(1, TICKS_PER_S)
 
@@ -68,8 +71,14 @@ class PictureThread(ABC):
         return not self._thread.is_alive()
 
     def _live(self) -> None:
-        self._run()
-        self.counters.state = "ended"
+        try:
+            self._run()
+        except Exception as error:
+            # The top of the thread: nobody else would hear of it.
+            logger.exception("%s failed", self.name)
+            self.counters.last_error = f"failed: {type(error).__name__}"
+        finally:
+            self.counters.state = "ended"
 
     @abstractmethod
     def _run(self) -> None:

@@ -7,7 +7,6 @@ so the thread ends by itself soon after `request_stop`.
 
 import contextlib
 import logging
-import random
 import threading
 from collections.abc import Generator
 from fractions import Fraction
@@ -17,6 +16,7 @@ import av
 from av.codec.context import Flags
 from av.codec.hwaccel import HWAccel, hwdevices_available
 
+from server.backoff import backoff_s
 from server.clock import NS_PER_S, now_ns, s_to_ns
 from server.errors import SightlineError
 from server.pull.address import MAX_PIXELS, Address, check_host, confined
@@ -82,15 +82,13 @@ class Reader(PictureThread):
                 self._hardware_works = False
             if self._stopped.is_set():
                 break
-            tries = 0 if counters.pictures > pictures_before else tries + 1
+            tries = 1 if counters.pictures > pictures_before else tries + 1
             if str(error) != counters.last_error:
                 logger.info("%s: %s", self.name, error)
             counters.last_error = str(error)
             counters.state = "waiting"
-            most_s = self._settings.source_retry_s
-            pause_s = min(max(FIRST_RETRY_S * 2**tries, error.retry_s), most_s)
-            # Spread, so that all cameras of a switch that restarts do not come back at once.
-            self._stopped.wait(pause_s * random.uniform(0.5, 1.0))
+            first_s = max(FIRST_RETRY_S, error.retry_s)
+            self._stopped.wait(backoff_s(tries, first_s, self._settings.source_retry_s))
 
     def _play_once(self) -> SourceError:
         """Open and play until it ends; why it did."""
