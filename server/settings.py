@@ -20,6 +20,7 @@ RTC_SWITCHES = (
     "timed_nack",
     "bounded_decode",
     "datagram_guard",
+    "socket_filter",
     "fast_consent",
     "own_encoders",
     "header_extensions",

@@ -1,7 +1,8 @@
 """ICE that asks nobody outside, answers in bounded time and listens to proven peers only.
 
-Changes to aioice: the source filter and bounded queue (`datagram_guard`), the port range, the
-bound on gathering, mDNS candidates resolved beside the answer, consent (`fast_consent`).
+Changes to aioice: the source filter and bounded queue (`datagram_guard`), the same filter in the
+system (`socket_filter`), the port range, the bound on gathering, mDNS candidates resolved beside
+the answer, consent (`fast_consent`).
 """
 
 import asyncio
@@ -29,15 +30,14 @@ from aiortc import RTCIceGatherer, RTCIceServer
 
 from server.clock import now_ns
 from server.errors import UnavailableError
+from server.rtc import socket_filter
 from server.rtc.addresses import LOOPBACK, RecentAddresses
 from server.rtc.options import RtcOptions
 from server.rtc.rejections import Rejections
+from server.rtc.socket_filter import MAX_DTLS_BYTES, MAX_RTP_BYTES
 
 logger = logging.getLogger(__name__)
 
-# SRTP packets are limited by pylibsrtp, DTLS records by what aiortc reads at once.
-MAX_RTP_BYTES = 1500
-MAX_DTLS_BYTES = 2048
 # What the system lets wait, as far as it allows so much (net.core.rmem_max): of 10,000 datagrams of
 # 2 kB a second from a stranger a quarter overflowed a buffer of 256 KiB on a busy machine, the
 # peer's own among them; of this one it were 3 and 14 % in two runs.
@@ -87,6 +87,10 @@ class IceConnection(Connection):
         self._arrivals_ns: deque[int] = deque()
         self._proven: set[tuple[StunProtocol, _Address]] = set()
         """Sources that know the ICE password: their check arrived, or they answered one of ours."""
+        self._sockets: dict[StunProtocol, socket.socket] = {}
+        """Those the system filters for us."""
+        self._dropped: dict[StunProtocol, int] = {}
+        self._connected = False
         self._stirred = asyncio.Event()
         """There may be something to check, or nothing more to come."""
         self._selected_heard_at_ns = 0
@@ -219,11 +223,18 @@ class IceConnection(Connection):
                 if error.errno != errno.EADDRINUSE or port == ports[-1]:
                     raise
                 continue
+            filtered = self._filters and socket_filter.attach(opened, None)
             _, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
                 self._make_protocol, sock=opened
             )
+            if filtered:
+                self._sockets[protocol] = opened
             return protocol
         raise AssertionError("there is always at least one port")
+
+    @property
+    def _filters(self) -> bool:
+        return self._options.datagram_guard and self._options.socket_filter
 
     def _make_protocol(self) -> StunProtocol:
         return GuardedStunProtocol(self) if self._options.datagram_guard else StunProtocol(self)
@@ -306,6 +317,9 @@ class IceConnection(Connection):
         if not completed:
             raise ConnectionError("no connectivity check succeeded")
         self._query_consent_task = asyncio.create_task(self.query_consent())
+        self._connected = True
+        for protocol in self._sockets:
+            self._filter_sources(protocol)
 
     def _start_check(self) -> bool:
         """Start the best check that waits, else a frozen one; False when there is none."""
@@ -332,7 +346,7 @@ class IceConnection(Connection):
             self.rejections.count("candidates")
             return
         self.last_check_at_ns = now_ns()
-        self._proven.add((protocol, addr))
+        self._prove(protocol, addr)
         super().check_incoming(message, addr, protocol)
         self._stirred.set()
 
@@ -340,7 +354,20 @@ class IceConnection(Connection):
         """A pair that succeeded answered with the password."""
         super().check_state(pair, state)
         if state == CandidatePair.State.SUCCEEDED:
-            self._proven.add((pair.protocol, pair.remote_addr))
+            self._prove(pair.protocol, pair.remote_addr)
+
+    def _prove(self, protocol: StunProtocol, addr: _Address) -> None:
+        if (protocol, addr) not in self._proven:
+            self._proven.add((protocol, addr))
+            # Until then a handshake that follows its check at once would meet the old filter.
+            if self._connected:
+                self._filter_sources(protocol)
+
+    def _filter_sources(self, protocol: StunProtocol) -> None:
+        opened = self._sockets.get(protocol)
+        if opened is not None and opened.fileno() >= 0:
+            proven = [addr for socket_of, addr in self._proven if socket_of is protocol]
+            socket_filter.attach(opened, sorted(proven))
 
     def datagram_kind_refused(
         self, data: bytes, addr: _Address, protocol: StunProtocol
@@ -357,6 +384,13 @@ class IceConnection(Connection):
         # Each side may nominate another pair, so a proven source may send over any, also after
         # our own nomination.
         return None if (protocol, addr) in self._proven else "foreign"
+
+    def dropped_by_system(self) -> int:
+        """Datagrams that never came in: the filter's, or no room was left in a socket."""
+        for protocol, opened in self._sockets.items():
+            if opened.fileno() >= 0:
+                self._dropped[protocol] = socket_filter.dropped(opened)
+        return sum(self._dropped.values())
 
     def heard_from(self, addr: _Address, protocol: StunProtocol) -> None:
         """A datagram of the peer's own passed the filter; answer it where it is now.

@@ -54,7 +54,8 @@ class PeerStatistics:
     rtt_ms: float | None
     """By ICE consent; None until measured."""
     rejected_datagrams: Mapping[str, int]
-    """By kind: empty, oversize, unknown, foreign, overflow, stun, rtp, rtcp, data, dtls."""
+    """By kind: empty, oversize, unknown, foreign, overflow, stun, rtp, rtcp, data, dtls; `system`
+    are those that the system's filter refused or had no room for."""
     incoming: tuple[ReceiverStatistics, ...]
     outgoing: tuple[SenderStatistics, ...]
 
@@ -140,6 +141,8 @@ class PeerConnection(RTCPeerConnection):
             rtt_ns = max(rtt_ns, connection.rtt_ns)
             for kind, count in connection.rejections.counts.items():
                 rejected[kind] = rejected.get(kind, 0) + count
+            if dropped := connection.dropped_by_system():
+                rejected["system"] = rejected.get("system", 0) + dropped
         transceivers = self._RTCPeerConnection__transceivers
         return PeerStatistics(
             connection_state=self.connectionState,

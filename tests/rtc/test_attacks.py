@@ -15,7 +15,8 @@ from tests.rtc.peers import Call, calling, reaches
 
 pytestmark = pytest.mark.loopback
 
-OPTIONS = RtcOptions(video_codecs=("VP8",))
+# Our own filter; the one in the system has `test_socket_filter.py`.
+OPTIONS = RtcOptions(video_codecs=("VP8",), socket_filter=False)
 
 
 def media_ports(call: Call) -> list[tuple[str, int]]:
