@@ -4,8 +4,8 @@ from aiohttp import web
 
 from server.access.auth import TICKET_LIFE_S, parse_patterns, parse_scopes, parse_span_s
 from server.clock import unix_ms
-from server.edge.gate import GATE, principal_of
-from server.errors import ForbiddenError, MalformedError, UnsupportedTypeError
+from server.edge.gate import GATE, json_body, principal_of
+from server.errors import ForbiddenError, MalformedError
 
 KNOWN = ("scopes", "streams", "ttl")
 DEFAULT_TTL = "1h"
@@ -21,12 +21,7 @@ def access_routes() -> list[web.AbstractRouteDef]:
 
 async def issue_token(request: web.Request) -> web.Response:
     """`POST /api/tokens`: never more streams than the issuer controls, never longer."""
-    if request.content_type != "application/json":
-        raise UnsupportedTypeError("Content-Type: application/json is wanted")
-    try:
-        body = await request.json()
-    except (ValueError, RecursionError):
-        raise MalformedError("body: not JSON") from None
+    body = await json_body(request)
     if not isinstance(body, dict) or not isinstance(body.get("scopes"), list):
         raise MalformedError("body: not a JSON object with scopes, a list")
     if unknown := sorted(set(body) - set(KNOWN)):

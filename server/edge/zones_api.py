@@ -1,14 +1,12 @@
 """HTTP for zones, lines and masks of a stream, and what was counted in them."""
 
-import json
 from dataclasses import dataclass
-from typing import Any
 
 from aiohttp import web
 
 from server.analysis.scenes import Scenes
 from server.analysis.zones import parse_layout
-from server.errors import MalformedError, UnsupportedTypeError
+from server.edge.gate import json_body
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +30,10 @@ class ZonesApi:
     async def write(self, request: web.Request) -> web.Response:
         """Replace them all, from the next picture on; refused as a whole."""
         stream = request.match_info["stream"]
-        layout = parse_layout(await read_json(request))
+        layout = parse_layout(await json_body(request))
         await self.scenes.change(stream, layout)
         return web.json_response(layout.to_json())
 
     async def counts(self, request: web.Request) -> web.Response:
         """Who is inside, and who came, went and crossed since the server started."""
         return web.json_response(self.scenes.peek(request.match_info["stream"]).counts())
-
-
-async def read_json(request: web.Request) -> Any:
-    """The body, which the gate has read."""
-    if request.content_type != "application/json":
-        raise UnsupportedTypeError(
-            f"Content-Type: {request.content_type[:60]} is not application/json"
-        )
-    try:
-        return json.loads(await request.text())
-    except (ValueError, LookupError, RecursionError):
-        raise MalformedError("body: not JSON") from None
