@@ -25,7 +25,7 @@ SERVER = Path(__file__).resolve().parents[1] / "server"
 # Lowest first. A module imports lower layers only, never its neighbours; the modules of one
 # package (`rtc`, `detector`) may import each other. `server/__init__.py` lies below everything.
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("floor", ("clock", "errors", "logs", "memory")),
+    ("floor", ("clock", "errors", "logs", "memory", "urls")),
     (
         "values",
         (
@@ -45,7 +45,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "access/callers",
             "access/limits",
             "offer",
-            "history/paging",
+            "edge/query",
             "settings_loading",
             "state_files",
             "access/turn",

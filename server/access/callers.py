@@ -7,10 +7,10 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import SplitResult, urlsplit
 
 from server.errors import ForbiddenError, SettingsError
 from server.settings import AuthSettings
+from server.urls import split_url
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -56,8 +56,9 @@ class Callers:
         self._origins = frozenset(
             checked_origin(text, "allowed_origins") for text in settings.allowed_origins
         )
-        hosts = {urlsplit(origin).hostname for origin in self._origins}
-        self._hosts = hosts | {host.lower() for host in settings.allowed_hosts}
+        parts = filter(None, map(split_url, self._origins))
+        self._hosts = {part.hostname for part in parts}
+        self._hosts |= {host.lower() for host in settings.allowed_hosts}
 
     def caller(
         self, peer: str | None, is_tls: bool, forwarded_for: str, forwarded_proto: str
@@ -82,7 +83,7 @@ class Callers:
 
     def is_ours(self, origin: str, host: str, caller: Caller) -> bool:
         """Whether a page of this origin is our own."""
-        parts = _split(origin)
+        parts = split_url(origin)
         if parts is None or parts.scheme not in ("http", "https"):
             return False
         if caller.secure and parts.scheme != "https":
@@ -108,7 +109,7 @@ class Callers:
 
         Only needed where no key or token is: a page cannot show what it does not have.
         """
-        parts = _split(f"//{host}")
+        parts = split_url(f"//{host}")
         name = (parts.hostname or "" if parts is not None else "").rstrip(".")
         if not name or name in self._hosts or "." not in name or name.endswith(PRIVATE_ENDINGS):
             return
@@ -128,16 +129,6 @@ class Callers:
         return any((mapped or address) in network for network in self._proxies)
 
 
-def _split(text: str) -> SplitResult | None:
-    """The parts of an address; None for what is none."""
-    try:
-        parts = urlsplit(text)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts
-
-
 def _network(text: str) -> Network:
     try:
         return ipaddress.ip_network(text, strict=False)
@@ -147,7 +138,7 @@ def _network(text: str) -> Network:
 
 def checked_origin(text: str, key: str) -> str:
     """An origin in the settings, in lower case; raises SettingsError that names the key."""
-    parts = _split(text)
+    parts = split_url(text)
     if parts is None or parts.scheme not in ("http", "https") or not parts.netloc:
         raise SettingsError(f"{key}: {text!r} is not like https://site.example")
     if parts.path or parts.query or parts.fragment or "@" in parts.netloc or "*" in text:

@@ -7,10 +7,7 @@ from aiohttp import web
 
 from server.analysis.events import Clip
 from server.edge.gate import principal_of
-from server.errors import NotFoundError, UnavailableError
-from server.history.clips import ClipRecorder
-from server.history.journal import Journal
-from server.history.paging import (
+from server.edge.query import (
     INTEGER_AT_MOST,
     PAGE,
     PAGE_AT_MOST,
@@ -19,6 +16,9 @@ from server.history.paging import (
     number,
     read_cursor,
 )
+from server.errors import NotFoundError, UnavailableError
+from server.history.clips import ClipRecorder
+from server.history.journal import Journal
 
 if TYPE_CHECKING:
     from server.history.store.store import Store

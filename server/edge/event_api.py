@@ -15,6 +15,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from server.clock import now_ns, s_to_ns
 from server.edge.gate import CALLER, authorize, hold, principal_of
+from server.edge.query import per_second
 from server.errors import MalformedError, NotFoundError
 from server.outlets.audience import LEFT, SLOW, STREAM_ENDED, Audience, Listener
 from server.outlets.bulletin import (
@@ -38,6 +39,7 @@ LOOK_S = 2.0
 WAITING_BYTES = 16 * 1024
 RETRY_MS = 3000
 STREAMS_AT_MOST = 64
+RATES = (0.01, 1000.0)
 MESSAGE_BYTES_AT_MOST = 1024
 # What a topic is called on the wire: one message of it.
 KINDS = {DETECTIONS: "detections", EVENTS: "event", STATUS: "status"}
@@ -267,7 +269,8 @@ class EventApi:
             raise MalformedError(f"stream: over {STREAMS_AT_MOST} names; leave it out for all")
         for stream in streams:
             authorize(request, "view", stream)
-        return Wish(chosen, streams, _every_s(request), self._after(request))
+        fps = per_second(request.query, "fps", 0.0, *RATES)
+        return Wish(chosen, streams, 1 / fps if fps else 0.0, self._after(request))
 
     def _after(self, request: web.Request) -> int | None:
         """The last id that the listener saw. One of an earlier run means all since the start."""
@@ -312,16 +315,3 @@ def _list(request: web.Request, name: str) -> tuple[str, ...]:
     """`?x=a,b` and `?x=a&x=b` are the same."""
     parts = ",".join(request.query.getall(name, ())).split(",")
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-
-
-def _every_s(request: web.Request) -> float:
-    text = request.query.get("fps", "")
-    if not text:
-        return 0.0
-    try:
-        fps = float(text)
-    except ValueError:
-        fps = 0.0
-    if not 0.01 <= fps <= 1000:
-        raise MalformedError(f"fps: {text!r:.20} is not within 0.01 to 1000")
-    return 1 / fps

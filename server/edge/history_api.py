@@ -9,9 +9,7 @@ from aiohttp import web
 from server.analysis.events import KINDS, Search, StoredEvent
 from server.clock import unix_ms
 from server.edge.gate import authorize, principal_of
-from server.errors import NotFoundError, UnavailableError
-from server.history.journal import Journal
-from server.history.paging import (
+from server.edge.query import (
     INTEGER_AT_MOST,
     PAGE,
     PAGE_AT_MOST,
@@ -21,6 +19,8 @@ from server.history.paging import (
     number,
     read_cursor,
 )
+from server.errors import NotFoundError, UnavailableError
+from server.history.journal import Journal
 
 if TYPE_CHECKING:
     from server.history.store.store import Store

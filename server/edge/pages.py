@@ -9,7 +9,6 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import segno
 from aiohttp import web
@@ -18,6 +17,7 @@ from server.access.callers import checked_origin
 from server.errors import MalformedError
 from server.settings import Settings
 from server.streams import check_name
+from server.urls import split_url
 
 QR_LENGTH_AT_MOST = 300
 
@@ -63,7 +63,7 @@ class Pages:
     async def qr(self, request: web.Request) -> web.Response:
         """`GET /api/qr?text=URL` as SVG; addresses of this server only."""
         text = request.query.get("text", "")
-        parts = urlsplit(text) if len(text) <= QR_LENGTH_AT_MOST else None
+        parts = split_url(text) if len(text) <= QR_LENGTH_AT_MOST else None
         if (
             parts is None
             or parts.scheme not in ("http", "https")

@@ -1,6 +1,7 @@
-"""What searches take behind the `?`: strict values, and cursors from page to page."""
+"""What stands behind the `?`: strict values, and cursors from page to page. Pure functions."""
 
 import base64
+import math
 import re
 from collections.abc import Mapping
 
@@ -15,9 +16,13 @@ CURSOR = re.compile(r"([0-9]{1,16})-([0-9a-f]{32})")
 
 def check_query(query: Mapping[str, str], known: tuple[str, ...]) -> Mapping[str, str]:
     """Refuses what is unknown, too long, or twice there."""
+    seen = set()
     for name, value in query.items():
         if name not in known:
             raise MalformedError(f"{name[:40]}: unknown; known are {', '.join(known)}")
+        if name in seen:
+            raise MalformedError(f"{name}: it is there twice")
+        seen.add(name)
         if len(value) > TEXT_AT_MOST or "\0" in value:
             raise MalformedError(f"{name}: not text of up to {TEXT_AT_MOST} characters")
     stream = query.get("stream")
@@ -29,6 +34,7 @@ def check_query(query: Mapping[str, str], known: tuple[str, ...]) -> Mapping[str
 def number(
     query: Mapping[str, str], name: str, default: int | None, low: int, high: int
 ) -> int | None:
+    """A whole number; the default where there is none."""
     text = query.get(name)
     if text is None:
         return default
@@ -37,7 +43,22 @@ def number(
     return int(text)
 
 
+def per_second(
+    query: Mapping[str, str], name: str, default: float, low: float, high: float
+) -> float:
+    """A rate; the default where there is none."""
+    text = query.get(name, "")
+    try:
+        rate = float(text) if text else default
+    except ValueError:
+        rate = math.nan
+    if text and not low <= rate <= high:
+        raise MalformedError(f"{name}: {text[:20]!r} is not within {low:g} to {high:g}")
+    return rate
+
+
 def choice(query: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str | None:
+    """One of some words; None where there is none."""
     text = query.get(name)
     if text is not None and text not in choices:
         raise MalformedError(f"{name}: {text[:20]!r} is not one of {', '.join(choices)}")

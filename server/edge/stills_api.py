@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from server.edge.gate import CALLER, hold
+from server.edge.query import number, per_second
 from server.errors import (
     MalformedError,
     NotFoundError,
@@ -117,7 +118,7 @@ class StillsApi:
 
     async def mjpeg(self, request: web.Request) -> web.StreamResponse:
         """The stream as motion JPEG, until one side ends it."""
-        kind, fps = _kind(request), _fps(request)
+        kind, fps = _kind(request), per_second(request.query, "fps", USUAL_FPS, *RATES)
         stream = self.streams.get(request.match_info["stream"])
         onlooker = self._admit(request)
         stills = self._of(stream)
@@ -221,20 +222,5 @@ def _kind(request: web.Request) -> Kind:
     annotated = request.query.get("annotated", "1")
     if annotated not in ("0", "1"):
         raise MalformedError(f"annotated: {annotated!r:.20} is not 0 or 1")
-    text = request.query.get("width", "")
-    low, high = WIDTHS
-    if text and not (text.isascii() and text.isdecimal() and low <= int(text[:6]) <= high):
-        raise MalformedError(f"width: {text!r:.20} is not within {low} to {high}")
-    return Kind(annotated == "1", int(text) if text else 0)
-
-
-def _fps(request: web.Request) -> float:
-    text = request.query.get("fps", "")
-    low, high = RATES
-    try:
-        fps = float(text) if text else USUAL_FPS
-    except ValueError:
-        fps = 0.0
-    if not low <= fps <= high:
-        raise MalformedError(f"fps: {text!r:.20} is not within {low:g} to {high:g}")
-    return fps
+    width = number(request.query, "width", 0, *WIDTHS)
+    return Kind(annotated == "1", width or 0)

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from server.access.auth import matches
 from server.backoff import backoff_s
@@ -25,6 +24,7 @@ from server.errors import SettingsError
 from server.outlets.bulletin import DETECTIONS, ENDED, EVENTS, LIVE, STATUS, Bulletin, Notice
 from server.outlets.home_assistant import Topics, discovery, plain_id
 from server.settings import MqttSettings
+from server.urls import split_url
 
 if TYPE_CHECKING:
     import aiomqtt
@@ -75,18 +75,15 @@ class MqttStatistics:
 
 def parse_broker(settings: MqttSettings) -> Broker:
     """Messages never show the address: it may hold a password."""
-    parts = urlsplit(settings.mqtt_url)
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if parts.scheme not in PORTS or not host or parts.path.strip("/"):
+    parts = split_url(settings.mqtt_url)
+    if parts is None or parts.scheme not in PORTS or not parts.hostname or parts.path.strip("/"):
         raise SettingsError("mqtt_url: not mqtt://HOST[:PORT] or mqtts://HOST[:PORT]")
     if parts.username or parts.password:
         raise SettingsError("mqtt_url: name and password go into mqtt_user and mqtt_password")
     for name in ("mqtt_prefix", "mqtt_discovery"):
         check_topic(name, getattr(settings, name), may_be_empty=name == "mqtt_discovery")
-    return Broker(host, port or PORTS[parts.scheme], parts.scheme == "mqtts")
+    port = parts.port or PORTS[parts.scheme]
+    return Broker(parts.hostname, port, parts.scheme == "mqtts")
 
 
 def check_topic(name: str, text: str, *, may_be_empty: bool) -> None:

@@ -20,7 +20,6 @@ import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -31,6 +30,7 @@ from server.clock import unix_ms
 from server.errors import SettingsError
 from server.outlets.bulletin import EVENTS, Bulletin, Notice, Subscription
 from server.settings import WebhookSettings
+from server.urls import split_url
 
 logger = logging.getLogger(__name__)
 
@@ -116,14 +116,11 @@ def signature(key: bytes, delivery_id: str, timestamp_s: int, body: bytes) -> st
 
 def checked_target(url: str, private: bool) -> str:
     """Scheme and host of an address that may be posted to; messages never show the rest."""
-    parts = urlsplit(url)
-    try:
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        host, port = "", None
-    if parts.scheme not in ("http", "https") or not host:
+    parts = split_url(url)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError("webhook_urls: not all are http:// or https:// with a host")
-    target = f"{parts.scheme}://{host}" + (f":{port}" if port else "")
+    host = parts.hostname
+    target = f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
     try:
         public = is_public(host)
     except ValueError:

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from server.errors import ForbiddenError, UnprocessableError
 from server.settings import SourceSettings
+from server.urls import split_url
 
 LENGTH_AT_MOST = 2000
 SCHEME = re.compile(r"([a-z][a-z0-9+]*):")
@@ -115,11 +116,10 @@ def parse_address(text: str, settings: SourceSettings) -> Address:
 
 
 def _network(scheme: str, text: str) -> Address:
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        raise UnprocessableError("source: not a URL with a host and a port") from None
+    parts = split_url(text)
+    if parts is None:
+        raise UnprocessableError("source: not a URL with a host and a port")
+    host, port = parts.hostname or "", parts.port
     if not text.startswith(f"{scheme}://") or not host or parts.fragment:
         raise UnprocessableError("source: not a URL as scheme://host:port/path")
     rule = NETWORK[scheme]

@@ -123,6 +123,7 @@ WRONG_SEARCHES = (
     ("cursor=AAAA", 400, "cursor"),
     ("cursor=%F0%9F%98%80", 400, "cursor"),
     ("colour=red", 400, "colour"),
+    ("zone=room&zone=yard", 400, "zone"),
     ("zone=" + "x" * 300, 400, "zone"),
     ("class=%00", 400, "class"),
     ("stream=..%2Fetc", 404, "stream"),

@@ -286,6 +286,8 @@ async def test_tls_takes_the_brokers_own_authority_and_no_other(tmp_path: Path) 
         ({"mqtt_url": f"mqtt://me:{PASSWORD}@broker"}, "mqtt_user"),
         ({"mqtt_url": f"http://broker/{PASSWORD}"}, "mqtt://HOST"),
         ({"mqtt_url": "mqtt://broker:port"}, "mqtt://HOST"),
+        ({"mqtt_url": f"mqtt://me:{PASSWORD}@[broker"}, "mqtt://HOST"),
+        ({"mqtt_url": f"mqtt://me:{PASSWORD}@a\u2100b"}, "mqtt://HOST"),
         ({"mqtt_url": "mqtt://broker", "mqtt_prefix": "a/#"}, "mqtt_prefix"),
         ({"mqtt_url": "mqtt://broker", "mqtt_prefix": ""}, "mqtt_prefix"),
         ({"mqtt_url": "mqtts://broker", "mqtt_ca": "/nowhere"}, "mqtt_ca"),

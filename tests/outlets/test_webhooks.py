@@ -279,6 +279,8 @@ async def test_the_check_that_the_page_shows_holds() -> None:
         ({"webhook_urls": ("http://127.0.0.1/secret-path",)}, "webhook_private"),
         ({"webhook_urls": ("ftp://example.org/secret-path",)}, "http"),
         ({"webhook_urls": ("http://example.org:port/secret-path",)}, "http"),
+        ({"webhook_urls": ("http://[secret-path",)}, "http"),
+        ({"webhook_urls": ("http://a\u2100b/secret-path",)}, "http"),
         ({"webhook_urls": ("https://example.org",), "webhook_secret": "short"}, "16"),
         ({"webhook_urls": ("https://example.org",), "webhook_secret": "whsec_?"}, "base64"),
     ],
