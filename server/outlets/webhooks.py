@@ -154,7 +154,14 @@ class Webhook:
     async def run(self, http: aiohttp.ClientSession) -> None:
         """Post what comes until the subscription ends."""
         async for notice in self.subscription:
-            await self._deliver(http, notice)
+            try:
+                await self._deliver(http, notice)
+            except Exception as error:
+                # The top of this address's work: whatever a library raises costs one event. Its
+                # text may repeat the address, which may be a secret; its kind does not.
+                self._failed += 1
+                self._say(type(error).__name__)
+                logger.debug("Webhook %s", self.target, exc_info=True)
 
     def statistics(self) -> WebhookStatistics:
         counts = self.subscription.statistics()

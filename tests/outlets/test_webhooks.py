@@ -131,6 +131,17 @@ async def test_a_receiver_that_stays_down_costs_an_event_and_no_more() -> None:
     assert receiver.events() == ["1", "1", "1", "2"]
 
 
+async def test_an_address_that_cannot_be_asked_for_costs_its_events_and_not_its_worker() -> None:
+    # No label of a name is longer than 63 characters: resolvers raise what is no error of theirs.
+    url = f"http://{'a' * 64}.example/hook"
+    async with posting(url, webhook_attempts=1) as (bulletin, webhooks):
+        for number in (1, 2):
+            bulletin.post(EVENTS, "porch", event(number))
+        await until(lambda: only(webhooks).failed == 2)
+        assert only(webhooks).waiting == 0
+        assert only(webhooks).last_error == "UnicodeError"
+
+
 async def test_a_final_refusal_is_not_tried_again() -> None:
     async with receiving(410) as receiver, posting(receiver.url) as (bulletin, webhooks):
         bulletin.post(EVENTS, "porch", event(1))
