@@ -291,6 +291,11 @@ class Stream:
         if not self._listeners and not self.viewers:
             self._tell_source(watched=False)
 
+    @property
+    def watched(self) -> bool:
+        """Whether anybody wants its pictures, or what is found in them."""
+        return bool(self.viewers or self._listeners)
+
     def _tell_source(self, *, watched: bool) -> None:
         if self.publication is not None and self.publication.on_watched is not None:
             self.publication.on_watched(watched)

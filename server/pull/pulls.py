@@ -80,6 +80,9 @@ class Pull:
         publication.owner = self
         if address.kind == "demo":
             publication.on_watched = self._on_watched
+            if publication.stream.watched:
+                # Those who stayed when the source before left are not told of again.
+                self._on_watched(True)
         else:
             self._begin()
 

@@ -11,7 +11,7 @@ from server.app import with_demo_decided
 from server.pull.demo import FPS, SHOWN_S, SIZE_WH, load_pictures, scene
 from server.settings import Settings
 from tests.fakes import FakeDetector
-from tests.gateway.watching import watching
+from tests.gateway.watching import sending, watching
 from tests.serving import DEADLINE_S, Serving, changed, serving, until
 
 pytestmark = pytest.mark.loopback
@@ -76,6 +76,23 @@ async def test_it_can_be_ended_and_begun_over_the_api() -> None:
             assert reply.status == 201
         async with asyncio.timeout(DEADLINE_S), watching(server, "show") as other:
             await other.picture()
+
+
+async def test_it_is_shown_to_those_who_watched_the_stream_before_it() -> None:
+    async with serving(None, on()) as server:
+        async with sending(server, "show"):
+            opened = watching(server, "show")
+            watcher = await opened.__aenter__()
+            await watcher.picture()
+        try:
+            body = {"name": "show", "source": "demo"}
+            async with server.http.post(f"{server.url}/api/streams", json=body) as reply:
+                assert reply.status == 201
+            async with asyncio.timeout(DEADLINE_S):
+                while ((await watcher.picture()).width) != SIZE_WH[0]:
+                    pass
+        finally:
+            await opened.__aexit__(None, None, None)
 
 
 def test_auto_means_when_there_are_no_sources() -> None:
