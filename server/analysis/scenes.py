@@ -7,6 +7,7 @@ it may hold masks.
 
 import asyncio
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,11 +37,14 @@ class Scenes:
         """Hears of a stream whose masks are others now: what was kept of its picture shows what
         they cover."""
         self._scenes: dict[str, Scene] = {}
+        # Those among them, or left out of them, that a source is looked at by: a change must
+        # reach them.
+        self._in_use: weakref.WeakValueDictionary[str, Scene] = weakref.WeakValueDictionary()
         self._writing = asyncio.Lock()
 
     def of(self, stream: str) -> Scene:
         """The scene of a stream that begins; its name has been checked."""
-        scene = self._scenes[stream] = self.peek(stream)
+        scene = self._scenes[stream] = self._in_use[stream] = self.peek(stream)
         if len(self._scenes) > SCENES_AT_MOST:
             # Those without anything drawn can be made again.
             for name, other in list(self._scenes.items()):
@@ -51,8 +55,7 @@ class Scenes:
 
     def peek(self, stream: str) -> Scene:
         """The scene of a stream that may never have been; it is not kept."""
-        kept = self._scenes.get(stream)
-        return kept or Scene(stream, self._read(stream), self._on_happening)
+        return self._kept(stream) or Scene(stream, self._read(stream), self._on_happening)
 
     async def change(self, stream: str, layout: Layout) -> None:
         """Another layout, first on disk, then at work."""
@@ -60,12 +63,15 @@ class Scenes:
             raise ConflictError("tracking: off; zones, lines and appear need it")
         async with self._writing:
             await asyncio.to_thread(self._write, stream, layout)
-            scene = self._scenes.get(stream)
+            scene = self._kept(stream)
             if scene is not None:
                 covered = scene.layout.masks != layout.masks
                 scene.change(layout)
                 if covered:
                     self.on_masks(stream)
+
+    def _kept(self, stream: str) -> Scene | None:
+        return self._scenes.get(stream) or self._in_use.get(stream)
 
     def _file(self, stream: str) -> Path:
         return self._folder / "zones" / f"{stream}.json"
