@@ -122,8 +122,6 @@ class Subscription:
             self._replaced += notice.stream in self._newest
             self._newest[notice.stream] = notice
         else:
-            if notice.message.get("state") == ENDED:
-                self._due_at_ns.pop(notice.stream, None)
             if len(self._waiting) >= WAITING_AT_MOST:
                 self._waiting.popleft()
                 self._dropped += 1
@@ -147,7 +145,7 @@ class Subscription:
                 if left_ns <= 0:
                     del self._newest[stream]
                     if self._every_ns:
-                        self._due_at_ns[stream] = at_ns + self._every_ns
+                        self._pace(stream, at_ns)
                     self._taken += 1
                     return notice
                 wait_ns = min(wait_ns or left_ns, left_ns)
@@ -160,6 +158,13 @@ class Subscription:
                     await self._ready.wait()
             except TimeoutError:
                 continue
+
+    def _pace(self, stream: str, at_ns: int) -> None:
+        if stream not in self._due_at_ns:
+            # One more name: those whose time has come are as good as forgotten.
+            due = self._due_at_ns.items()
+            self._due_at_ns = {name: due_ns for name, due_ns in due if due_ns > at_ns}
+        self._due_at_ns[stream] = at_ns + self._every_ns
 
     def __aiter__(self) -> "Subscription":
         return self

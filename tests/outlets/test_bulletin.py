@@ -15,6 +15,7 @@ from server.outlets.bulletin import (
     WAITING_AT_MOST,
     Bulletin,
     Closed,
+    Notice,
     Subscription,
 )
 
@@ -42,6 +43,14 @@ async def test_late_listener_gets_only_the_newest_detections_of_each_stream() ->
     assert await taken(listener, 2) == [{"seq": 4}, {"seq": 14}]
     assert await nothing_waits(listener)
     assert listener.statistics().replaced == 8
+
+
+async def test_a_pace_is_remembered_of_streams_that_were_told_just_now_alone() -> None:
+    listener = Bulletin().subscribe([DETECTIONS], detections_every_s=1e-9)
+    for number in range(100):
+        listener.put(Notice(number, DETECTIONS, f"visitor-{number}", {}))
+        await taken(listener, 1)
+    assert len(listener._due_at_ns) == 1
 
 
 async def test_a_busy_stream_does_not_starve_another() -> None:
