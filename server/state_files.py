@@ -1,5 +1,6 @@
 """Files the server makes for itself and keeps from others: the token secret, a certificate."""
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -31,15 +32,20 @@ def read_private(path: Path, what: str) -> str | None:
 
 
 def write_private(path: Path, text: str, what: str) -> None:
-    """Whole or not at all, readable by its owner alone from the first byte on."""
+    """Whole or not at all, readable by its owner alone from the first byte on; on the disk when
+    it returns. Blocks."""
     waiting = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         number = os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(number, "w", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            os.fsync(number)
         waiting.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            waiting.unlink()
         raise SettingsError(
             f"{what}: {path} cannot be written: {_reason(error)}; state_dir names another folder"
         ) from None

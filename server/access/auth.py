@@ -10,6 +10,7 @@ import ipaddress
 import json
 import re
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,12 +174,13 @@ def _parse_key(row: str, number: int) -> tuple[bytes, Principal]:
 class Revocations:
     """Tokens that were ended before their time, until that time; kept in a file if one is given.
 
-    Bound: what was issued here and has not run out.
+    Bound: what was issued here and has not run out. On the loop, but for `write`.
     """
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
         self._until_unix_s: dict[str, float] = {}
+        self._writing = threading.Lock()
         kept = read_private(file, "state_dir") if file is not None else None
         if kept:
             try:
@@ -191,13 +193,18 @@ class Revocations:
         return token_id in self._until_unix_s
 
     def add(self, token_id: str, until_unix_s: float) -> None:
+        """From now on; `write` makes it outlast this process."""
         at_unix_s = unix_ms() / 1000
-        self._until_unix_s = {
-            name: until for name, until in self._until_unix_s.items() if until > at_unix_s
-        }
-        self._until_unix_s[token_id] = until_unix_s
+        kept = {name: until for name, until in self._until_unix_s.items() if until > at_unix_s}
+        # A new one, so that a thread may be writing the one before.
+        self._until_unix_s = {**kept, token_id: until_unix_s}
+
+    def write(self) -> None:
+        """Onto the disk, if there is a file; on any thread, blocks. Raises SettingsError."""
         if self._file is not None:
-            write_private(self._file, json.dumps(self._until_unix_s), "state_dir")
+            # In turns, each with what is newest then.
+            with self._writing:
+                write_private(self._file, json.dumps(self._until_unix_s), "state_dir")
 
 
 class Tokens:
@@ -259,6 +266,10 @@ class Tokens:
     def revoke(self, token_id: str) -> None:
         """No longer good, wherever it is shown; no token outlives the longest life."""
         self._revocations.add(token_id, unix_ms() / 1000 + self._max_life_s)
+
+    def write_revoked(self) -> None:
+        """So that a restart knows of them; on any thread, blocks. Raises SettingsError."""
+        self._revocations.write()
 
 
 def _principal(claims: dict[str, Any]) -> Principal:

@@ -1,14 +1,17 @@
 """`/api/tokens` and `/api/tickets`: handing on a part of what one may do oneself."""
 
+import asyncio
+
 from aiohttp import web
 
 from server.access.auth import TICKET_LIFE_S, parse_patterns, parse_scopes, parse_span_s
 from server.clock import unix_ms
 from server.edge.gate import GATE, json_body, principal_of
-from server.errors import ForbiddenError, MalformedError
+from server.errors import ForbiddenError, MalformedError, SettingsError, UnavailableError
 
 KNOWN = ("scopes", "streams", "ttl")
 DEFAULT_TTL = "1h"
+RETRY_S = 5
 
 
 def access_routes() -> list[web.AbstractRouteDef]:
@@ -59,8 +62,15 @@ async def revoke_token(request: web.Request) -> web.Response:
     gate, token_id = request.app[GATE], request.match_info["token"]
     if len(token_id) > 64:
         raise MalformedError("token: the id is wanted, not the token")
-    gate.authority.tokens.revoke(token_id)
-    return web.json_response({"revoked": True, "ended": gate.holdings.end_token(token_id)})
+    tokens = gate.authority.tokens
+    tokens.revoke(token_id)
+    ended = gate.holdings.end_token(token_id)
+    try:
+        await asyncio.to_thread(tokens.write_revoked)
+    except SettingsError as error:
+        # It holds as long as this process; whoever asks again is told when it holds for good.
+        raise UnavailableError(str(error), RETRY_S) from None
+    return web.json_response({"revoked": True, "ended": ended})
 
 
 async def issue_ticket(request: web.Request) -> web.Response:

@@ -650,7 +650,7 @@ FACTS: Mapping[tuple[str, str], Facts] = {
         "detector", answers(ModelAnswer), Body(JSON, ModelName), refusals=(404, 422, 503)
     ),
     ("POST", "/api/tokens"): Facts("access", answers(Token, 201), Body(JSON, TokenWish)),
-    ("DELETE", "/api/tokens/{token}"): Facts("access", answers(Revoked), refusals=(400,)),
+    ("DELETE", "/api/tokens/{token}"): Facts("access", answers(Revoked), refusals=(400, 503)),
     ("POST", "/api/tickets"): Facts("access", answers(Ticket, 201)),
     ("GET", "/ws/stream"): Facts(
         "pictures",

@@ -30,6 +30,7 @@ from server.access.auth import (
 from server.clock import NS_PER_S
 from server.errors import MalformedError, SettingsError, TooManyError, UnauthorizedError
 from server.settings import STREAM_NAME, AuthSettings
+from server.state_files import write_private
 from tests.gate.guarded import ADMIN, FRONT, KEYS, SECRET, token
 
 pytestmark = pytest.mark.unit
@@ -221,6 +222,7 @@ def test_a_revoked_token_stays_revoked_after_a_restart(tmp_path: Path) -> None:
     text, principal = first.issue(frozenset({"view"}), ("*",), 60)
     other, _ = first.issue(frozenset({"view"}), ("*",), 60)
     first.revoke(principal.token_id)
+    first.write_revoked()
     for again in (first, Tokens(SECRET, 3600, Revocations(file))):
         with pytest.raises(UnauthorizedError, match="revoked"):
             again.read(text)
@@ -229,11 +231,20 @@ def test_a_revoked_token_stays_revoked_after_a_restart(tmp_path: Path) -> None:
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+def test_what_cannot_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    file = tmp_path / "revoked.json"
+    file.mkdir()
+    with pytest.raises(SettingsError, match="state_dir"):
+        write_private(file, "{}", "state_dir")
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_revocations_of_tokens_that_have_run_out_are_forgotten(tmp_path: Path) -> None:
     file = tmp_path / "revoked.json"
     revocations = Revocations(file)
     revocations.add("old", 1.0)
     revocations.add("new", 4e9)
+    revocations.write()
     assert "old" not in revocations
     assert "old" not in file.read_text()
     assert "new" in Revocations(file)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -191,6 +192,22 @@ async def test_a_revoked_token_ends_its_calls_at_once_and_no_others() -> None:
             assert (status, body["ended"]) == (200, 1)
             await until(lambda: server.registry.statistics().ended == {"token ended": 1})
             assert len(server.registry.statistics().sessions) == 1
+            status, _ = await server.ask("GET", "/api/models", issued["token"])
+            assert status == 401
+
+
+async def test_a_revoked_token_ends_its_calls_though_the_disk_takes_nothing(
+    tmp_path: Path,
+) -> None:
+    async with guarded(guarded_settings(auth={"state_dir": str(tmp_path)})) as server:
+        (tmp_path / "revoked.json").mkdir()
+        _, issued = await server.ask(
+            "POST", "/api/tokens", ADMIN, json={"scopes": ["publish"], "ttl": "1h"}
+        )
+        async with calling_with(server, issued["token"]):
+            status, body = await server.ask("DELETE", f"/api/tokens/{issued['id']}", ADMIN)
+            assert (status, "state_dir" in body["detail"]) == (503, True)
+            await until(lambda: server.registry.statistics().ended == {"token ended": 1})
             status, _ = await server.ask("GET", "/api/models", issued["token"])
             assert status == 401
 
