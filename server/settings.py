@@ -54,7 +54,13 @@ def key(
     return field(
         default=default,
         repr=not secret,
-        metadata={"help": help_text, "low": low, "high": high, "choices": choices},
+        metadata={
+            "help": help_text,
+            "low": low,
+            "high": high,
+            "choices": choices,
+            "secret": secret,
+        },
     )
 
 
@@ -229,7 +235,7 @@ class RtcSettings:
     )
     ice_servers: tuple[str, ...] = key((), "STUN or TURN addresses; empty asks nobody outside")
     ice_username: str = key("", "user name for the TURN addresses")
-    ice_credential: str = key("", "password for the TURN addresses")
+    ice_credential: str = key("", "password for the TURN addresses", secret=True)
     gather_timeout_s: float = key(
         1.5, "longest wait for STUN and TURN before answering", low=0.1, high=10
     )
@@ -356,6 +362,7 @@ class StoreSettings:
         "auto",
         "database of events: a URL (sqlite:////folder/events.db, postgresql://user@host/name), "
         "off, or auto: a file in state_dir, made with the first event",
+        secret=True,
     )
     events_keep_days: float = key(30.0, "events older than this are deleted", low=0.01, high=36_500)
     events_max_mib: int = key(
@@ -373,11 +380,13 @@ class AuthSettings:
         choices=("auto", "on", "off"),
     )
     api_keys: tuple[str, ...] = key(
-        (), "keys as KEY or SCOPES:STREAMS:KEY, KEY in full or as sha256=HEX"
+        (), "keys as KEY or SCOPES:STREAMS:KEY, KEY in full or as sha256=HEX", secret=True
     )
     api_keys_file: str = key("", "file of such keys, one a line; readable by its owner alone")
     token_secret: str = key(
-        "", "what tokens are signed with, 32 characters or more; empty makes and keeps one"
+        "",
+        "what tokens are signed with, 32 characters or more; empty makes and keeps one",
+        secret=True,
     )
     token_max_hours: float = key(
         720.0, "longest life of a token that is issued here", low=0.01, high=87600
@@ -398,7 +407,9 @@ class AuthSettings:
         (), "addresses or networks whose X-Forwarded-For and -Proto are believed"
     )
     turn_secret: str = key(
-        "", "secret shared with coturn (use-auth-secret): callers get short-lived credentials"
+        "",
+        "secret shared with coturn (use-auth-secret): callers get short-lived credentials",
+        secret=True,
     )
     turn_ttl_s: int = key(3600, "life of TURN credentials made with it", low=60, high=3600)
 
@@ -488,9 +499,11 @@ class OutletSettings:
 class MqttSettings:
     """States, counts and events to an MQTT broker (docs/events.md)."""
 
-    mqtt_url: str = key("", "broker as mqtt://host:1883 or mqtts://host:8883; empty: none")
+    mqtt_url: str = key(
+        "", "broker as mqtt://host:1883 or mqtts://host:8883; empty: none", secret=True
+    )
     mqtt_user: str = key("", "user name at the broker")
-    mqtt_password: str = key("", "password at the broker")
+    mqtt_password: str = key("", "password at the broker", secret=True)
     mqtt_ca: str = key("", "PEM file of the broker's own authority; empty: the system's")
     mqtt_prefix: str = key("sightline", "what all topics begin with; one of its own each server")
     mqtt_discovery: str = key(
@@ -517,10 +530,11 @@ class MqttSettings:
 class WebhookSettings:
     """Events to other servers by HTTP (docs/events.md)."""
 
-    webhook_urls: tuple[str, ...] = key((), "where each event is posted")
+    webhook_urls: tuple[str, ...] = key((), "where each event is posted", secret=True)
     webhook_secret: str = key(
         "",
         "what posts are signed with, 16 characters or more or whsec_ and base64; empty: unsigned",
+        secret=True,
     )
     webhook_streams: tuple[str, ...] = key(
         ("*",), "streams whose events are posted, by name or beginning such as front-*"

@@ -38,6 +38,7 @@ class Key:
     low: float | None
     high: float | None
     choices: tuple[str, ...] | None
+    is_secret: bool
 
     @property
     def flag(self) -> str:
@@ -76,6 +77,7 @@ def _keys() -> tuple[Key, ...]:
                     low=item.metadata["low"],
                     high=item.metadata["high"],
                     choices=tuple(choices) if choices else None,
+                    is_secret=item.metadata["secret"],
                 )
             )
     return tuple(rows)
@@ -93,7 +95,7 @@ def parse_value(row: Key, value: object, origin: str) -> Any:
     if row.is_list:
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, list | tuple):
-            raise SettingsError(f"{origin}: {row.name}: {value!r} is not a list")
+            raise SettingsError(f"{origin}: {row.name}: {_shown(row, value)} is not a list")
         texts = tuple(str(part).strip() for part in parts if str(part).strip())
         for text in texts:
             _check_choice(row, text, origin)
@@ -102,13 +104,17 @@ def parse_value(row: Key, value: object, origin: str) -> Any:
         return _parse_bool(row, value, origin)
     if row.kind is str:
         if isinstance(value, dict | list):
-            raise SettingsError(f"{origin}: {row.name}: {value!r} is not text")
+            raise SettingsError(f"{origin}: {row.name}: {_shown(row, value)} is not text")
         # YAML reads a bare `on` or `off` as true or false.
         words = {None: "", True: "on", False: "off"}
         text = words[value] if value is None or isinstance(value, bool) else str(value)
         _check_choice(row, text, origin)
         return text
     return _parse_number(row, value, origin)
+
+
+def _shown(row: Key, value: object) -> str:
+    return "what was given" if row.is_secret else repr(value)
 
 
 def _parse_bool(row: Key, value: object, origin: str) -> bool:

@@ -1,5 +1,6 @@
 import argparse
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,30 @@ def test_defaults_are_valid_and_listen_on_loopback() -> None:
     assert settings.server.host == "127.0.0.1"
     assert settings.rtc.ice_servers == ()
     assert settings.rtc.port_pair() is None
+
+
+SECRETS = (
+    "api_keys", "ice_credential", "mqtt_password", "mqtt_url", "sources", "store", "token_secret",
+    "turn_secret", "webhook_secret", "webhook_urls",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_stands_in_no_settings_that_are_printed_and_in_no_message(
+    name: str, tmp_path: Path
+) -> None:
+    assert "S3cret" not in repr(load(environment={f"SIGHTLINE_{name.upper()}": "S3cret"}))
+    file = tmp_path / "sightline.yaml"
+    file.write_text(f"{name}: {{a: S3cret}}\n")
+    with pytest.raises(SettingsError, match=name) as caught:
+        load("--config", str(file))
+    assert "S3cret" not in str(caught.value)
+
+
+def test_what_is_called_a_secret_is_one() -> None:
+    named = {row.name for row in KEYS if re.search("secret|password|credential|_keys$", row.name)}
+    assert named <= set(SECRETS)
+    assert {row.name for row in KEYS if row.is_secret} == set(SECRETS)
 
 
 def test_flags_beat_variables_beat_the_file(tmp_path: Path) -> None:
