@@ -8,9 +8,10 @@ end; everything in between is the browser's and the server's.
 import argparse
 import asyncio
 import base64
+import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +20,7 @@ import aiohttp
 import cv2
 
 from bench import barcode
-from bench.browsers.driver import Browser, BrowserError, Page, find_browser, open_page
+from bench.browsers.driver import Browser, BrowserError, Page, open_page, version_of, wanted_browser
 from bench.browsers.report import (
     BrowserReport,
     Seen,
@@ -27,19 +28,21 @@ from bench.browsers.report import (
     picture_report,
     rate_between,
 )
-from bench.browsers.settings import BROWSERS, BrowserName, BrowserSettings, PageSettings
+from bench.browsers.settings import BROWSERS, BrowserSettings, PageSettings
 from bench.browsers.summary import describe, summarise, worst_p95_ms
 from bench.clip import load_clip
 from bench.command import (
     OK,
     OVER_BUDGET,
+    Progress,
     over_budget,
+    pass_time,
     publish,
     record_begun,
     run_async,
     show_progress,
 )
-from bench.errors import PeerError, ServerError, UsageError
+from bench.errors import PeerError, ServerError
 from bench.options import (
     CODECS,
     add_budget,
@@ -54,7 +57,7 @@ from bench.options import (
 )
 from bench.planes import plane_view
 from bench.record import plain
-from bench.server_process import RunningServer, started
+from bench.server_process import RunningServer, running
 from bench.statistics import median
 from bench.usage import Usage, UsageMeter
 from server.clock import NS_PER_MS, now_ns
@@ -69,16 +72,16 @@ PICTURES: Final = 45
 PICTURES_A_CALL: Final = 15
 JPEG_QUALITY: Final = 90
 TAIL_S: Final = 0.5
+AGE_IS_SHOWN: Final = "parseFloat(document.querySelector('#age-p50').textContent) > 0"
+AGE_TIMEOUT_S: Final = 10.0
 HTTP_TIMEOUT_S: Final = 10.0
 # Otherwise Firefox rounds every instant to whole milliseconds, and more.
 FIREFOX_PREFERENCES: Final = {"privacy.reduceTimerPrecision": False}
 
-Progress = Callable[[str], None]
-
 
 async def measure(settings: BrowserSettings, progress: Progress) -> list[BrowserReport]:
     """Every run of every browser, interleaved, each with a new server and a new browser."""
-    found = [_found(name) for name in settings.browsers]
+    found = [wanted_browser(name) for name in settings.browsers]
     run_once = _run_page if settings.door == "page" else _run
     pictures = _numbered(settings) if settings.page.camera == "clip" else _pictures(settings)
     reports = []
@@ -90,19 +93,12 @@ async def measure(settings: BrowserSettings, progress: Progress) -> list[Browser
                 progress(f"{label}: {text}")
 
             say("starting the server")
-            async with _server(settings) as server:
+            async with running(settings.url, settings.module_args()) as server:
                 try:
                     reports.append(await run_once(settings, server, browser, pictures, say))
                 except BrowserError as error:
                     raise PeerError(f"{browser.name}: {_one_line(error)}") from error
     return reports
-
-
-def _found(name: BrowserName) -> Browser:
-    browser = find_browser(name)
-    if browser is None:
-        raise UsageError(f"--browser: {name} is not installed")
-    return browser
 
 
 def _pictures(settings: BrowserSettings) -> list[bytes]:
@@ -129,15 +125,6 @@ def _jpeg(video_frame: "VideoFrame") -> bytes:
     return coded.tobytes()
 
 
-@asynccontextmanager
-async def _server(settings: BrowserSettings) -> AsyncIterator[RunningServer]:
-    if settings.url is not None:
-        yield RunningServer(settings.url.rstrip("/"), None, None)
-        return
-    async with started(settings.module_args()) as server:
-        yield server
-
-
 async def _run(
     settings: BrowserSettings,
     server: RunningServer,
@@ -153,7 +140,7 @@ async def _run(
         progress("preparing the page")
         await page.goto(server.url + BLANK)
         await _prepare(page, settings, pictures)
-        version = await _version(page, browser)
+        version = await version_of(page, browser)
         progress("connecting")
         called_at_ns = now_ns()
         answer = await page.evaluate(f"sightlineBench.call({json.dumps(settings.plan())})")
@@ -161,13 +148,13 @@ async def _run(
         if settings.codec not in ("auto", answer["codec"]):
             raise ServerError(f"the server answered with {answer['codec']}, not {settings.codec}")
 
-        await _pass_time(settings.warmup_s, "warming up", progress)
+        await pass_time(settings.warmup_s, "warming up", progress)
         browser_meter, server_meter = (
             UsageMeter(page.process_id, family=True),
             UsageMeter(server.pid),
         )
         before = await page.evaluate("sightlineBench.snapshot()")
-        await _pass_time(settings.seconds, "measuring", progress)
+        await pass_time(settings.seconds, "measuring", progress)
         after = await page.evaluate("sightlineBench.snapshot()")
         browser_usage, server_usage = browser_meter.read(), server_meter.read()
         stats = await _json(http, f"{server.url}/api/stats")
@@ -195,7 +182,7 @@ async def _run_page(
     ):
         progress("connecting")
         await page.goto(server.url + "/")
-        version = await _version(page, browser)
+        version = await version_of(page, browser)
         await _prepare(page, settings, pictures)
         if settings.page.camera == "canvas":
             await page.evaluate(f"sightlineBench.replaceCamera({json.dumps(settings.plan())})")
@@ -209,7 +196,10 @@ async def _run_page(
         )
         if not told:
             raise PeerError(f"{browser.name}: does not tell when its camera captured a picture")
-        await _pass_time(settings.warmup_s, "warming up", progress)
+        await pass_time(settings.warmup_s, "warming up", progress)
+        with contextlib.suppress(BrowserError):
+            # It says so once it knows the server's clock, which on a busy machine takes a while.
+            await page.wait_for(AGE_IS_SHOWN, AGE_TIMEOUT_S)
         browser_meter = UsageMeter(page.process_id, family=True)
         server_meter = UsageMeter(server.pid)
         before = await page.evaluate("sightlineBench.snapshot()")
@@ -260,11 +250,6 @@ async def _opened(
         )
 
 
-async def _version(page: Page, browser: Browser) -> str:
-    place = -1 if browser.name == "firefox" else -2
-    return str(await page.evaluate(f"navigator.userAgent.split(' ').at({place})"))
-
-
 async def _session(
     http: aiohttp.ClientSession, url: str, session: str | None, stats: dict[str, Any]
 ) -> dict[str, Any]:
@@ -286,14 +271,6 @@ async def _prepare(page: Page, settings: BrowserSettings, pictures: Sequence[byt
             for jpeg in pictures[begin : begin + PICTURES_A_CALL]
         ]
         await page.evaluate(f"sightlineBench.addPictures({json.dumps(addresses)})")
-
-
-async def _pass_time(duration_s: float, what: str, progress: Progress) -> None:
-    left_s = duration_s
-    while left_s > 0:
-        progress(f"{what}, {left_s:.0f} s to go")
-        await asyncio.sleep(min(1.0, left_s))
-        left_s -= 1.0
 
 
 async def _json(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from server.clock import NS_PER_S, now_ns
+
 if TYPE_CHECKING:
     from bench.record import Record
 
@@ -19,6 +21,8 @@ NOT_MEASURED: Final = 3
 SWITCH_INTERVAL_S: Final = 0.0005
 
 Result = TypeVar("Result")
+Progress = Callable[[str], None]
+"""Told how far it is, in a line that the next one replaces."""
 MakeRecord = Callable[[dict[str, Any], dict[str, Any], list[Any]], "Record"]
 
 
@@ -49,6 +53,21 @@ def show_progress(text: str) -> None:
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
     elif "to go" not in text:
         print(text, file=sys.stderr, flush=True)
+
+
+async def pass_time(
+    duration_s: float,
+    what: str,
+    progress: Progress,
+    each_second: Callable[[], None] | None = None,
+) -> None:
+    """Let what is measured run; says so once a second, which is all the loop does for it."""
+    end_at_ns = now_ns() + round(duration_s * NS_PER_S)
+    while (left_s := (end_at_ns - now_ns()) / NS_PER_S) > 0:
+        progress(f"{what}, {left_s:.0f} s to go")
+        await asyncio.sleep(min(1.0, left_s))
+        if each_second is not None:
+            each_second()
 
 
 def record_begun(bench: str) -> MakeRecord:

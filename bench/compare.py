@@ -26,6 +26,8 @@ from bench.command import (
     NOT_MEASURED,
     OK,
     OVER_BUDGET,
+    Progress,
+    pass_time,
     publish,
     record_begun,
     run_async,
@@ -41,7 +43,6 @@ from bench.glass import (
     PICTURES_KEPT,
     TAIL_S,
     GlassSettings,
-    Progress,
     measure_run,
     server_statistics,
 )
@@ -289,12 +290,12 @@ async def _measure_jpeg(
             tasks = [calls.create_task(peer.run(http, server.url)) for peer in peers]
             for peer in peers:
                 await peer.wait_first_answer(FIRST_PICTURE_TIMEOUT_S)
-            await _pass_time(glass.warmup_s, "warming up", progress)
+            await pass_time(glass.warmup_s, "warming up", progress)
             client_meter, server_meter = UsageMeter(os.getpid()), UsageMeter(server.pid)
             for peer in peers:
                 peer.keeps_every = max(1, round(glass.seconds * glass.fps / PICTURES_KEPT))
             begin_at_ns = now_ns()
-            await _pass_time(glass.seconds, "measuring", progress)
+            await pass_time(glass.seconds, "measuring", progress)
             window = Window(begin_at_ns, now_ns())
             client_usage, server_usage = client_meter.read(), server_meter.read()
             statistics = await server_statistics(http, server.url)
@@ -313,13 +314,6 @@ async def _measure_jpeg(
         server_process=server_usage,
         server_stats=statistics,
     )
-
-
-async def _pass_time(duration_s: float, what: str, progress: Progress) -> None:
-    end_at_ns = now_ns() + round(duration_s * NS_PER_S)
-    while (left_s := (end_at_ns - now_ns()) / NS_PER_S) > 0:
-        progress(f"{what}, {left_s:.0f} s to go")
-        await asyncio.sleep(min(1.0, left_s))
 
 
 def _look(settings: CompareSettings, looked: Looked) -> dict[str, Any]:

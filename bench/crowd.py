@@ -3,7 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import aiohttp
@@ -148,6 +148,3 @@ class SeeingViewer(Member):
 def options_query(options: Mapping[str, str]) -> str:
     """`?view=data`, or nothing."""
     return "?" + "&".join(f"{name}={value}" for name, value in options.items()) if options else ""
-
-
-Progress = Callable[[str], None]

@@ -19,8 +19,8 @@ import aiohttp
 
 from bench.camera import Camera
 from bench.clip import MAX_BYTES, Clip, load_clip
-from bench.command import OK, publish, record_begun, run_async, show_progress
-from bench.crowd import LightViewer, Progress, Publisher, SeeingViewer, options_query
+from bench.command import OK, Progress, pass_time, publish, record_begun, run_async, show_progress
+from bench.crowd import LightViewer, Publisher, SeeingViewer, options_query
 from bench.errors import ServerError, UsageError, check_ranges
 from bench.options import CODECS, add_clip, add_output, add_size, add_time
 from bench.peer import Peer
@@ -153,10 +153,14 @@ class Bench:
             for count in sorted(set(settings.viewers)):
                 while len(viewers) < count:
                     viewers.append(await stage.light_viewer(len(viewers), asked))
-                await self._pass(settings.warmup_s, f"{kind}, {count} viewers: warming up")
+                await pass_time(
+                    settings.warmup_s, f"{kind}, {count} viewers: warming up", self._progress
+                )
                 before = [(v.receiver.pictures, v.receiver.packets) for v in viewers]
                 meter, begin_at_ns = UsageMeter(stage.server.pid), now_ns()
-                await self._pass(settings.seconds, f"{kind}, {count} viewers: measuring")
+                await pass_time(
+                    settings.seconds, f"{kind}, {count} viewers: measuring", self._progress
+                )
                 usage, elapsed_s = meter.read(), (now_ns() - begin_at_ns) / NS_PER_S
                 if usage is None:
                     raise ServerError("the server is gone")
@@ -189,7 +193,9 @@ class Bench:
             )
             for number in range(settings.joins):
                 await stage.light_viewer(number, {})
-            await self._pass(settings.warmup_s, f"{settings.joins} viewers are there: warming up")
+            await pass_time(
+                settings.warmup_s, f"{settings.joins} viewers are there: warming up", self._progress
+            )
             for number in range(settings.joins):
                 self._progress(f"joining, {settings.joins - number} to go")
                 viewer = stage.seeing_viewer(f"joiner {number}")
@@ -206,9 +212,9 @@ class Bench:
                 asked = {} if view == "annotated" else {"view": view}
                 await viewer.open(stage.http, stage.watch_url(asked), patiently=True)
                 await viewer.first_picture_ms(FIRST_PICTURE_TIMEOUT_S)
-                await self._pass(settings.warmup_s, f"WHIP to {view}: warming up")
+                await pass_time(settings.warmup_s, f"WHIP to {view}: warming up", self._progress)
                 begin_at_ns = now_ns()
-                await self._pass(settings.seconds, f"WHIP to {view}: measuring")
+                await pass_time(settings.seconds, f"WHIP to {view}: measuring", self._progress)
                 end_at_ns = now_ns()
                 await asyncio.sleep(TAIL_S)
                 assert publisher.camera.handed_at_ns
@@ -234,7 +240,7 @@ class Bench:
             AsyncExitStack() as stack,
         ):
             peer = await self._caller(stage, stack)
-            await self._pass(settings.warmup_s, "a call alone: warming up")
+            await pass_time(settings.warmup_s, "a call alone: warming up", self._progress)
             alone = await self._latency(peer, settings.seconds, "a call alone: measuring")
             sdp = await self._lonely_offer(stage)
             async with StormProcess() as storms:
@@ -266,7 +272,7 @@ class Bench:
     async def _call_ms(self, stage: "Stage", what: str, seconds: float) -> Distribution | None:
         async with AsyncExitStack() as stack:
             peer = await self._caller(stage, stack)
-            await self._pass(self._settings.warmup_s, f"{what}: warming up")
+            await pass_time(self._settings.warmup_s, f"{what}: warming up", self._progress)
             return await self._latency(peer, seconds, f"{what}: measuring")
 
     async def _caller(self, stage: "Stage", stack: AsyncExitStack) -> Peer:
@@ -278,7 +284,7 @@ class Bench:
 
     async def _latency(self, peer: Peer, seconds: float, what: str) -> Distribution | None:
         begin_at_ns = now_ns()
-        await self._pass(seconds, what)
+        await pass_time(seconds, what, self._progress)
         end_at_ns = now_ns()
         await asyncio.sleep(TAIL_S)
         return distribution(
@@ -317,12 +323,6 @@ class Bench:
                     yield stage
                 finally:
                     await stage.close()
-
-    async def _pass(self, duration_s: float, what: str) -> None:
-        end_at_ns = now_ns() + round(duration_s * NS_PER_S)
-        while (left_s := (end_at_ns - now_ns()) / NS_PER_S) > 0:
-            self._progress(f"{what}, {left_s:.0f} s to go")
-            await asyncio.sleep(min(1.0, left_s))
 
 
 class Stage:

@@ -9,21 +9,23 @@ import asyncio
 import concurrent.futures
 import gc
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
+from bench.call_settings import CallSettings
 from bench.camera import Camera
 from bench.clip import MAX_BYTES, Clip, copied, load_clip
 from bench.command import (
     OK,
     OVER_BUDGET,
+    Progress,
     over_budget,
+    pass_time,
     publish,
     record_begun,
     run_async,
@@ -45,11 +47,11 @@ from bench.options import (
 )
 from bench.peer import Peer
 from bench.record import plain
-from bench.server_process import TAKES_EVERY_CALL, RunningServer, started
+from bench.server_process import RunningServer, running
 from bench.summary import RunReport, describe, summarise
 from bench.usage import UsageMeter, told_usage
 from bench.window import Window, client_report
-from server.clock import NS_PER_S, now_ns
+from server.clock import now_ns
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -68,49 +70,30 @@ PHASE_STEP: Final = 0.618034
 # Returned pictures of each client that are looked at afterwards, spread over the window.
 PICTURES_KEPT: Final = 8
 
-Progress = Callable[[str], None]
 Look = Callable[[Sequence[tuple["VideoFrame", "VideoFrame"]]], None]
 """Told once: pictures as they were sent and as they came back."""
 
 
-@dataclass(frozen=True, slots=True)
-class GlassSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlassSettings(CallSettings):
     """One measurement. Checked when made; raises `UsageError`."""
 
+    SECONDS_AT_MOST = 3600
+
     clients: int = 1
-    fps: float = 30.0
-    size_wh: tuple[int, int] = (640, 480)
-    codec: str = "H264"
-    mode: str = "exact"
-    clip: Path | None = None
-    seconds: float = 10.0
-    warmup_s: float = 3.0
-    runs: int = 1
-    model: str | None = None
-    detector: bool = True
     url: str | None = None
     against: str = "server"
     """server | echo | stock-echo: the product, or the floor of the instrument."""
-    server_args: tuple[str, ...] = ()
     listens: bool = True
     longest_tail_s: float = TAIL_S
     """How long pictures may take to come back when the window is over; a slow server's are waited
     for so that it isn't judged by its quick ones alone."""
-    budget_ms: float | None = None
     change_to: tuple[str, ...] = ()
     """Models that the server changes to in turn while it is measured."""
 
     def __post_init__(self) -> None:
-        check_ranges(
-            ("clients", self.clients, 1, 64),
-            ("fps", self.fps, 1, 240),
-            ("width", self.size_wh[0], 128, 4096),
-            ("height", self.size_wh[1], 96, 2304),
-            ("seconds", self.seconds, 0.5, 3600),
-            ("warmup", self.warmup_s, 0, 600),
-            ("runs", self.runs, 1, 100),
-            ("budget-ms", 1 if self.budget_ms is None else self.budget_ms, 0.001, 60_000),
-        )
+        self.check()
+        check_ranges(("clients", self.clients, 1, 64))
         if self.url is not None and self.against != "server":
             raise UsageError("--url: does not go with --against, which starts a server itself")
         if self.url is not None and (self.model is not None or self.server_args):
@@ -120,10 +103,7 @@ class GlassSettings:
         """What follows `python -m` to start the measured server."""
         if self.against != "server":
             return ["bench", "echo", *(["--stock"] if self.against == "stock-echo" else [])]
-        model = [] if self.model is None else ["--model", self.model]
-        if not self.detector:
-            model = ["--model", "none"]
-        return ["server", "--host", "127.0.0.1", *TAKES_EVERY_CALL, *model, *self.server_args]
+        return self.server_module_args()
 
     def floor_args(self) -> list[str]:
         """The same work for `bench floor`; the engine's settings are those given to the server."""
@@ -141,18 +121,8 @@ class GlassSettings:
         """For the record: names of files without their folders."""
         return {
             "clients": self.clients,
-            "fps": self.fps,
-            "size": f"{self.size_wh[0]}x{self.size_wh[1]}",
-            "codec": self.codec,
-            "mode": self.mode,
-            "clip": "photographs" if self.clip is None else self.clip.name,
-            "seconds": self.seconds,
-            "warmup_s": self.warmup_s,
-            "runs": self.runs,
+            **self.common_record(),
             "against": "running server" if self.url else self.against,
-            "model": None if self.model is None else Path(self.model).name,
-            "detector": self.detector,
-            "server_args": [Path(argument).name for argument in self.server_args],
             "data_channel": self.listens,
             "change_to": list(self.change_to),
         }
@@ -166,7 +136,7 @@ async def measure(settings: GlassSettings, progress: Progress) -> list[RunReport
     for run in range(settings.runs):
         label = f"run {run + 1}/{settings.runs}"
         progress(f"{label}: starting the server")
-        async with _server(settings) as server:
+        async with running(settings.url, settings.module_args()) as server:
             reports.append(
                 await measure_run(settings, server, clips, partial(_say, progress, label))
             )
@@ -175,15 +145,6 @@ async def measure(settings: GlassSettings, progress: Progress) -> list[RunReport
 
 def _say(progress: Progress, label: str, text: str) -> None:
     progress(f"{label}: {text}")
-
-
-@asynccontextmanager
-async def _server(settings: GlassSettings) -> AsyncIterator[RunningServer]:
-    if settings.url is not None:
-        yield RunningServer(settings.url.rstrip("/"), None, None)
-        return
-    async with started(settings.module_args()) as server:
-        yield server
 
 
 async def measure_run(
@@ -226,7 +187,11 @@ async def measure_run(
         gc.freeze()
         stack.callback(gc.unfreeze)
 
-        await _pass_time(settings.warmup_s, "warming up", progress, peers)
+        def all_alive() -> None:
+            for peer in peers:
+                peer.check_alive()
+
+        await pass_time(settings.warmup_s, "warming up", progress, all_alive)
         client_meter, server_meter = UsageMeter(os.getpid()), UsageMeter(server.pid)
         stats_before = await server_statistics(http, server.url)
         eyes_before = [peer.eye.statistics() for peer in peers]
@@ -236,7 +201,7 @@ async def measure_run(
                 peer.eye.keep(PICTURES_KEPT, every)
         begin_at_ns = now_ns()
         async with changing_models(http, server.url, settings.change_to) as changes:
-            await _pass_time(settings.seconds, "measuring", progress, peers)
+            await pass_time(settings.seconds, "measuring", progress, all_alive)
         window = Window(begin_at_ns, now_ns())
         client_usage, server_usage = client_meter.read(), server_meter.read()
         eyes_after = [peer.eye.statistics() for peer in peers]
@@ -291,18 +256,6 @@ def _all_returned(peer: Peer, window: Window) -> bool:
 
 def _sent_and_returned(peer: Peer) -> list[tuple["VideoFrame", "VideoFrame"]]:
     return [(copied(peer.camera.source(k.number)), k.video_frame) for k in peer.eye.kept]
-
-
-async def _pass_time(
-    duration_s: float, what: str, progress: Progress, peers: Sequence[Peer]
-) -> None:
-    """Let the clients run; says so once a second, which is all the loop does for it."""
-    end_at_ns = now_ns() + round(duration_s * NS_PER_S)
-    while (left_s := (end_at_ns - now_ns()) / NS_PER_S) > 0:
-        progress(f"{what}, {left_s:.0f} s to go")
-        await asyncio.sleep(min(1.0, left_s))
-        for peer in peers:
-            peer.check_alive()
 
 
 async def server_statistics(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:

@@ -27,13 +27,15 @@ from bench.clip import MAX_BYTES, Clip, load_clip
 from bench.command import (
     OK,
     OVER_BUDGET,
+    Progress,
     over_budget,
+    pass_time,
     publish,
     record_begun,
     run_async,
     show_progress,
 )
-from bench.crowd import Progress, SeeingViewer
+from bench.crowd import SeeingViewer
 from bench.errors import PeerError, ServerError, UsageError, check_ranges
 from bench.options import CODECS, add_budget, add_clip, add_output, add_server, add_time, size
 from bench.planes import plane_view
@@ -241,9 +243,9 @@ class Bench:
             stack.push_async_callback(viewer.close, http)
             await viewer.open(http, f"{server.url}/whep/camera", patiently=True)
             await viewer.first_picture_ms(FIRST_PICTURE_TIMEOUT_S)
-            await self._pass(settings.warmup_s, "RTSP to WHEP: warming up")
+            await pass_time(settings.warmup_s, "RTSP to WHEP: warming up", self._progress)
             begin_at_ns = now_ns()
-            await self._pass(settings.seconds, "RTSP to WHEP: measuring")
+            await pass_time(settings.seconds, "RTSP to WHEP: measuring", self._progress)
             end_at_ns = now_ns()
             await asyncio.sleep(TAIL_S)
             ages = [
@@ -265,14 +267,18 @@ class Bench:
             for name in names:
                 await self._add(http, server, name, path)
             await self._all_live(http, server, names)
-            await self._pass(settings.warmup_s, f"{settings.streams} streams: warming up")
+            await pass_time(
+                settings.warmup_s, f"{settings.streams} streams: warming up", self._progress
+            )
             meter, begin_at_ns = UsageMeter(server.pid), now_ns()
             first = await self._look(http, server)
             samples = [_sample(first, 0.0)]
             end_at_ns = begin_at_ns + round(settings.seconds * NS_PER_S)
             while (left_s := (end_at_ns - now_ns()) / NS_PER_S) > 0:
                 step_s = min(max(1.0, settings.seconds / 200), left_s)
-                await self._pass(step_s, f"{settings.streams} streams: {left_s:.0f} s to go")
+                await pass_time(
+                    step_s, f"{settings.streams} streams: {left_s:.0f} s to go", self._progress
+                )
                 look = await self._look(http, server)
                 samples.append(_sample(look, (now_ns() - begin_at_ns) / NS_PER_S))
             usage, elapsed_s = meter.read(), (now_ns() - begin_at_ns) / NS_PER_S
@@ -335,12 +341,6 @@ class Bench:
             stats: dict[str, Any] = await reply.json()
         async with http.get(f"{server.url}/api/streams") as reply:
             return {**stats, "streams": (await reply.json())["streams"]}
-
-    async def _pass(self, duration_s: float, what: str) -> None:
-        end_at_ns = now_ns() + round(duration_s * NS_PER_S)
-        while (left_s := (end_at_ns - now_ns()) / NS_PER_S) > 0:
-            self._progress(f"{what}, {left_s:.0f} s to go")
-            await asyncio.sleep(min(1.0, left_s))
 
 
 # --- what was found ---

@@ -45,6 +45,16 @@ class RunningServer:
 
 
 @asynccontextmanager
+async def running(url: str | None, module_args: Sequence[str]) -> AsyncIterator[RunningServer]:
+    """The server at `url`, which is left alone; without one, one that is `started`."""
+    if url is not None:
+        yield RunningServer(url.rstrip("/"), None, None)
+        return
+    async with started(module_args) as server:
+        yield server
+
+
+@asynccontextmanager
 async def started(
     module_args: Sequence[str],
     python: Path | None = None,

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from bench.command import OK, OVER_BUDGET, publish, record_begun, run_async, show_progress
+from bench.command import OK, OVER_BUDGET, Progress, publish, record_begun, run_async, show_progress
 from bench.errors import BenchError, PeerError, UsageError
-from bench.glass import GlassSettings, Progress, measure
+from bench.glass import GlassSettings, measure
 from bench.options import add_output, add_pictures, add_server, add_time, calls
 from bench.record import plain
 from bench.summary import RunReport, summarise

@@ -21,9 +21,9 @@ import psutil
 
 from bench.camera import Camera
 from bench.clip import MAX_BYTES, Clip, load_clip
-from bench.command import OK, OVER_BUDGET, publish, record_begun, run_async, show_progress
+from bench.command import OK, OVER_BUDGET, Progress, publish, record_begun, run_async, show_progress
 from bench.errors import PeerError, ServerError, UsageError, check_ranges
-from bench.glass import FIRST_PICTURE_TIMEOUT_S, HTTP_TIMEOUT_S, PHASE_STEP, GlassSettings, Progress
+from bench.glass import FIRST_PICTURE_TIMEOUT_S, HTTP_TIMEOUT_S, PHASE_STEP, GlassSettings
 from bench.options import add_mode, add_output, add_pictures, add_server, calls
 from bench.peer import Peer
 from bench.record import plain

@@ -1,6 +1,6 @@
 """What a series of measurements says: percentiles, freezes, growth, rate. Pure functions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -55,6 +55,14 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
 def median(values: Sequence[float]) -> float:
     """The middle value, or the mean of the two in the middle."""
     return percentile(sorted(values), 50)
+
+
+def worst(values: Iterable[float | None]) -> float | None:
+    """The largest; none where there are none, or where one has no number: that is the worst."""
+    found = list(values)
+    if not found or None in found:
+        return None
+    return max(value for value in found if value is not None)
 
 
 def distribution(values: Sequence[float]) -> Distribution | None:

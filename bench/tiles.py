@@ -14,14 +14,13 @@ import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
 
 from bench.browser import BLANK, FIREFOX_PREFERENCES
 from bench.browser import SCRIPT as MEASURE
-from bench.browsers.driver import Browser, BrowserError, Page, find_browser, open_page
+from bench.browsers.driver import Browser, BrowserError, Page, open_page, version_of, wanted_browser
 from bench.browsers.settings import BROWSERS, BrowserName
 from bench.browsers.wall import (
     PageClock,
@@ -31,18 +30,21 @@ from bench.browsers.wall import (
     tile_report,
     worst_p95_ms,
 )
+from bench.call_settings import CallSettings
 from bench.camera import Camera
 from bench.clip import MAX_BYTES, Clip, load_clip
 from bench.command import (
     OK,
     OVER_BUDGET,
+    Progress,
     over_budget,
+    pass_time,
     publish,
     record_begun,
     run_async,
     show_progress,
 )
-from bench.crowd import Progress, Publisher
+from bench.crowd import Publisher
 from bench.errors import PeerError, UsageError, check_ranges
 from bench.options import (
     add_budget,
@@ -52,10 +54,11 @@ from bench.options import (
     add_runs,
     add_server,
     add_time,
+    calls,
     size,
 )
 from bench.record import plain
-from bench.server_process import TAKES_EVERY_CALL, RunningServer, started
+from bench.server_process import RunningServer, started
 from bench.statistics import distribution
 from bench.usage import UsageMeter
 from server.clock import NS_PER_MS, NS_PER_S, now_ns
@@ -73,9 +76,11 @@ HTTP_TIMEOUT_S: Final = 15.0
 TAIL_S: Final = 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class TilesSettings:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TilesSettings(CallSettings):
     """One measurement. Checked when made; raises `UsageError`."""
+
+    FPS_AT_MOST = 60
 
     browsers: tuple[BrowserName, ...] = BROWSERS
     views: tuple[str, ...] = VIEWS[:2]
@@ -84,27 +89,12 @@ class TilesSettings:
     size_wh: tuple[int, int] = (640, 360)
     codec: str = "auto"
     """Of the publishers; auto: H264, and VP8 for a browser that does not play that."""
-    mode: str = "exact"
-    clip: Path | None = None
     seconds: float = 15.0
     warmup_s: float = 6.0
-    runs: int = 1
-    model: str | None = None
-    detector: bool = True
-    server_args: tuple[str, ...] = ()
-    budget_ms: float | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(
-            ("tiles", self.tiles, 1, 36),
-            ("fps", self.fps, 1, 60),
-            ("width", self.size_wh[0], 128, 4096),
-            ("height", self.size_wh[1], 96, 2304),
-            ("seconds", self.seconds, 0.5, 600),
-            ("warmup", self.warmup_s, 0, 600),
-            ("runs", self.runs, 1, 100),
-            ("budget-ms", 1 if self.budget_ms is None else self.budget_ms, 0.001, 60_000),
-        )
+        self.check()
+        check_ranges(("tiles", self.tiles, 1, 36))
         if any(side % 2 for side in self.size_wh):
             raise UsageError("--size: even sides are wanted")
 
@@ -119,12 +109,8 @@ class TilesSettings:
 
     def module_args(self) -> list[str]:
         """What follows `python -m` to start the measured server."""
-        model = [] if self.model is None else ["--model", self.model]
-        if not self.detector:
-            model = ["--model", "none"]
         room = ["--demo", "off", "--max-sessions", "200", "--max-streams", "64", "--store", "off"]
-        more = ["--mode", self.mode, *model, *room, *self.server_args]
-        return ["server", "--host", "127.0.0.1", *TAKES_EVERY_CALL, *more]
+        return self.server_module_args("--mode", self.mode, *room)
 
     def to_record(self) -> dict[str, Any]:
         """For the record: names of files without their folders."""
@@ -132,17 +118,7 @@ class TilesSettings:
             "browsers": list(self.browsers),
             "views": list(self.views),
             "tiles": self.tiles,
-            "fps": self.fps,
-            "size": f"{self.size_wh[0]}x{self.size_wh[1]}",
-            "codec": self.codec,
-            "mode": self.mode,
-            "clip": "photographs" if self.clip is None else self.clip.name,
-            "seconds": self.seconds,
-            "warmup_s": self.warmup_s,
-            "runs": self.runs,
-            "model": None if self.model is None else Path(self.model).name,
-            "detector": self.detector,
-            "server_args": [Path(argument).name for argument in self.server_args],
+            **self.common_record(),
             "window": f"{WINDOW_WH[0]}x{WINDOW_WH[1]}",
             "read_one_of": self.every,
         }
@@ -150,12 +126,7 @@ class TilesSettings:
 
 async def measure(settings: TilesSettings, progress: Progress) -> list[WallReport]:
     """Every run of every browser and view, interleaved, each with a new server and browser."""
-    browsers = []
-    for name in settings.browsers:
-        browser = find_browser(name)
-        if browser is None:
-            raise UsageError(f"--browser: {name} is not installed")
-        browsers.append(browser)
+    browsers = [wanted_browser(name) for name in settings.browsers]
     room = MAX_BYTES // settings.tiles
     clip = load_clip(settings.clip, settings.size_wh, settings.fps, room)
     reports = []
@@ -188,15 +159,13 @@ async def _run(
         )
         await page.set_viewport(*WINDOW_WH)
         await page.goto(server.url + BLANK)
-        version = str(await page.evaluate("navigator.userAgent.split(' ').at(-1)"))
-        if browser.name == "chromium":
-            version = str(await page.evaluate("navigator.userAgent.split(' ').at(-2)"))
+        version = await version_of(page, browser)
         codec = settings.codec if settings.codec != "auto" else await _played(page)
         progress(f"publishing {settings.tiles} streams, {codec}")
         cameras = await _published(settings, codec, clip, server, http, stack)
         progress("opening the tiles")
         await _open(page, server.url, view, settings)
-        await _pass(settings.warmup_s, "warming up", progress)
+        await pass_time(settings.warmup_s, "warming up", progress)
         planned = settings.tiles * settings.fps * (settings.seconds + 30)
         await page.evaluate(
             f"sightlineTiles.watchTiles({json.dumps(settings.streams)}, {round(planned)}, "
@@ -225,7 +194,7 @@ async def _window(
     skipped = sum(camera.slots_skipped for camera in cameras)
     handed = [len(camera.handed_at_ns) for camera in cameras]
     before = await page.evaluate("sightlineTiles.tilesSnapshot()")
-    await _pass(settings.seconds, "measuring", progress)
+    await pass_time(settings.seconds, "measuring", progress)
     after = await page.evaluate("sightlineTiles.tilesSnapshot()")
     elapsed_s = (now_ns() - asked_at_ns) / NS_PER_S
     browser_usage, server_usage = browser_meter.read(), server_meter.read()
@@ -334,13 +303,6 @@ async def _clock(page: Page) -> PageClock:
     return best
 
 
-async def _pass(duration_s: float, what: str, progress: Progress) -> None:
-    end_at_ns = now_ns() + round(duration_s * NS_PER_S)
-    while (left_s := (end_at_ns - now_ns()) / NS_PER_S) > 0:
-        progress(f"{what}, {left_s:.0f} s to go")
-        await asyncio.sleep(min(1.0, left_s))
-
-
 async def _stats(http: aiohttp.ClientSession, url: str) -> dict[str, Any]:
     async with http.get(f"{url}/api/stats") as reply:
         told: dict[str, Any] = await reply.json()
@@ -374,17 +336,11 @@ def run(options: argparse.Namespace) -> int:
         browsers=BROWSERS if options.browser == "both" else (options.browser,),
         views=tuple(dict.fromkeys(options.view or VIEWS[:2])),
         tiles=options.tiles,
-        fps=options.fps,
-        size_wh=options.size,
-        codec=options.codec,
+        **calls(options),
         mode=options.mode,
-        clip=options.clip,
         seconds=options.seconds,
         warmup_s=options.warmup,
         runs=options.runs,
-        model=options.model,
-        detector=not options.no_detector,
-        server_args=tuple(options.server_arg),
         budget_ms=options.budget_ms,
     )
     make_record = record_begun("tiles")

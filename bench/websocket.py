@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from bench.clip import MAX_BYTES, load_clip
-from bench.command import OK, OVER_BUDGET, over_budget, publish, record_begun, run_async
+from bench.command import OK, OVER_BUDGET, Progress, over_budget, publish, record_begun, run_async
 from bench.command import show_progress as show
 from bench.errors import ServerError, UsageError, check_ranges
 from bench.options import add_clip, add_output, size
@@ -39,8 +39,6 @@ ANSWER_TIMEOUT_S: Final = 60.0
 MAX_MESSAGE_BYTES: Final = 16 * 2**20
 COLUMNS: Final = ("client_id", "frame", "delay_ms", "fps")
 CLIP_FPS: Final = 30.0
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from typing import Any, Literal
 
 import aiohttp
 
+from bench.errors import UsageError
+
 # What each browser is called on the PATH, best first.
 COMMANDS = {
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
@@ -420,6 +422,20 @@ def find_browser(name: Literal["chromium", "firefox"]) -> Browser | None:
     found = (shutil.which(command) for command in COMMANDS[name])
     path = next((path for path in found if path), None)
     return None if path is None else Browser(name, path)
+
+
+def wanted_browser(name: Literal["chromium", "firefox"]) -> Browser:
+    """As installed; raises `UsageError` where it is not."""
+    browser = find_browser(name)
+    if browser is None:
+        raise UsageError(f"--browser: {name} is not installed")
+    return browser
+
+
+async def version_of(page: Page, browser: Browser) -> str:
+    """As it tells servers: the last word but one of Chromium's, the last of Firefox's."""
+    place = -1 if browser.name == "firefox" else -2
+    return str(await page.evaluate(f"navigator.userAgent.split(' ').at({place})"))
 
 
 @contextlib.asynccontextmanager

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from bench.browsers.report import BrowserReport
-from bench.statistics import Distribution, median
+from bench.statistics import Distribution, median, worst
 
 QUANTILES: Final = ("p50", "p95", "p99", "max")
 PARTS: Final = (
@@ -26,8 +26,7 @@ def summarise(reports: Sequence[BrowserReport]) -> dict[str, Any]:
 
 def worst_p95_ms(summary: Mapping[str, Any]) -> float | None:
     """What a budget is compared with: the slowest browser. None when one has no number."""
-    found = [browser["latency_ms"]["p95"] for browser in summary.values()]
-    return None if not found or None in found else float(max(found))
+    return worst(browser["latency_ms"]["p95"] for browser in summary.values())
 
 
 def describe(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bench import barcode
-from bench.statistics import Distribution, distribution, median, rate_per_s
+from bench.statistics import Distribution, distribution, median, rate_per_s, worst
 from server.clock import NS_PER_MS
 
 NS_PER_US: Final = 1_000
@@ -207,8 +207,7 @@ def summarise(reports: Sequence[WallReport]) -> dict[str, Any]:
 
 def worst_p95_ms(summary: Mapping[str, Any]) -> float | None:
     """What a budget is compared with. None when a tile has no number."""
-    found = [each["worst_tile_ms"]["p95"] for each in summary.values()]
-    return None if not found or None in found else float(max(found))
+    return worst(each["worst_tile_ms"]["p95"] for each in summary.values())
 
 
 def describe(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
@@ -261,7 +260,7 @@ def _one(runs: Sequence[WallReport]) -> dict[str, Any]:
     return {
         "version": runs[0].version,
         "worst_tile_ms": {
-            q: _median([_worst([_of(tile.latency_ms, q) for tile in run.tiles]) for run in runs])
+            q: _median([worst([_of(tile.latency_ms, q) for tile in run.tiles]) for run in runs])
             for q in QUANTILES
         },
         "tiles_ms": {
@@ -271,7 +270,7 @@ def _one(runs: Sequence[WallReport]) -> dict[str, Any]:
         "fps": {name: _median([tile.fps for tile in seen]) for name, seen in tiles.items()},
         "fps_slowest": _median([min(tile.fps for tile in run.tiles) for run in runs]),
         "display_ms": {
-            q: _median([_worst([_of(tile.display_ms, q) for tile in run.tiles]) for run in runs])
+            q: _median([worst([_of(tile.display_ms, q) for tile in run.tiles]) for run in runs])
             for q in QUANTILES
         },
         "boxes": None if not boxes else _together(boxes),
@@ -309,11 +308,6 @@ def _together(boxes: Sequence[Boxes]) -> dict[str, Any]:
 
 def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _worst(values: Sequence[float | None]) -> float | None:
-    """One that has no number is worse than any that has."""
-    return None if None in values else max(value for value in values if value is not None)
 
 
 def _of(values: Distribution | None, name: str) -> float | None:
