@@ -267,9 +267,13 @@ class IceConnection(Connection):
             )
         if not tasks:
             return []
-        done, pending = await asyncio.wait(tasks, timeout=self._options.gather_timeout_s)
-        for task in pending:
-            task.cancel()
+        try:
+            done, pending = await asyncio.wait(tasks, timeout=self._options.gather_timeout_s)
+        finally:
+            # Also when the offer is given up meanwhile: an allocation that nobody owns would keep
+            # its socket and renew itself. What is done takes no harm.
+            for task in tasks:
+                task.cancel()
         if pending:
             logger.warning("%r: %d STUN or TURN answers did not come in time", self, len(pending))
         candidates: list[Candidate] = []

@@ -122,6 +122,26 @@ async def test_a_peer_without_free_port_says_so_and_leaves_nothing() -> None:
         assert await peer.close_within(DEADLINE_S) == ()
 
 
+async def test_an_offer_that_is_given_up_while_it_gathers_leaves_nothing_behind() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind((HOST, 0))
+        silent.setblocking(False)
+        host, port = silent.getsockname()
+        servers = (IceServer((f"turn:{host}:{port}",), "name", "word"),)
+        gatherer = IceGatherer(replace(OPTIONS, ice_servers=servers, gather_timeout_s=10.0))
+        before = asyncio.all_tasks()
+        gathering = asyncio.create_task(gatherer.gather())
+        async with asyncio.timeout(DEADLINE_S):
+            await asyncio.get_running_loop().sock_recv(silent, 2048)
+        gathering.cancel()
+        await asyncio.wait([gathering])
+        await gatherer.connection.close()
+        # A cancelled task ends in the loop's next turns; one that asks on, after 40 s.
+        if left := asyncio.all_tasks() - before:
+            await asyncio.wait(left, timeout=2.0)
+        assert asyncio.all_tasks() - before == set()
+
+
 @pytest.mark.parametrize("scheme", ["stun:{}:{}", "turn:{}:{}", "turn:{}:{}?transport=tcp"])
 async def test_servers_that_never_answer_do_not_hold_the_answer_up(scheme: str) -> None:
     kind = socket.SOCK_STREAM if "tcp" in scheme else socket.SOCK_DGRAM
