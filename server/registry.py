@@ -254,6 +254,11 @@ class Registry:
         )
 
     @property
+    def count(self) -> int:
+        """Calls that are up or being answered."""
+        return len(self._sessions)
+
+    @property
     def draining(self) -> bool:
         return self._draining
 

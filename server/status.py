@@ -107,12 +107,21 @@ class Status:
         self._clips = clips
         self._started_at_ns = now_ns()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether new calls are served."""
+        return not self._registry.draining and self.inference().state in ("none", "running")
+
+    def inference(self) -> InferenceStatistics:
+        """That part alone: the whole snapshot looks at every call, for milliseconds."""
+        return self._inference.statistics()
+
     def statistics(self) -> ServerStatistics:
-        inference = self._inference.statistics()
+        inference = self.inference()
         return ServerStatistics(
             version=__version__,
             taken_unix_ms=unix_ms(),
-            ready=not self._registry.draining and inference.state in ("none", "running"),
+            ready=self.is_ready,
             registry=self._registry.statistics(),
             inference=inference,
             stages=self._frames.statistics(),

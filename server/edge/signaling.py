@@ -123,7 +123,7 @@ class Signaling:
             {"name": choice.name, "licence": choice.licence}
             for choice in self.model_changer.choices()
         ]
-        running = model_json(self.status.statistics().inference)
+        running = model_json(self.status.inference())
         return web.json_response({"models": choices, "running": running})
 
     async def change_model(self, request: web.Request) -> web.Response:
@@ -133,7 +133,7 @@ class Signaling:
         if not isinstance(name, str) or not name or len(name) > 400 or set(body) != {"model"}:
             raise MalformedError("body: not a JSON object with model, a name of /api/models")
         await self.model_changer.change(name.split("+"))
-        return web.json_response({"model": model_json(self.status.statistics().inference)})
+        return web.json_response({"model": model_json(self.status.inference())})
 
     # --- what is known ---
 
@@ -141,13 +141,12 @@ class Signaling:
         """The call page for browsers; for others what a health check of a client wants."""
         if "text/html" in request.headers.get("Accept", ""):
             return web.FileResponse(self.web_root / "index.html")
-        statistics = self.status.statistics()
         return web.json_response(
             {
                 "status": "ok",
-                "model_loaded": bool(statistics.inference.engines),
+                "model_loaded": bool(self.status.inference().engines),
                 "version": __version__,
-                "ready": statistics.ready,
+                "ready": self.status.is_ready,
             }
         )
 
@@ -170,7 +169,7 @@ class Signaling:
                 },
                 "demo": self.settings.sources.demo == "on",
                 "limits": {"max_sessions": self.settings.session.max_sessions},
-                "model": model_json(self.status.statistics().inference),
+                "model": model_json(self.status.inference()),
             }
         )
 
@@ -185,21 +184,20 @@ class Signaling:
 
     async def readyz(self, request: web.Request) -> web.Response:
         """Able to serve new calls."""
-        statistics = self.status.statistics()
-        inference = statistics.inference
+        inference, ready = self.status.inference(), self.status.is_ready
         detector = {
             "none": "none: passing video through",
             "running": "+".join(engine.model for engine in inference.engines),
         }.get(inference.state, inference.state)
         return web.json_response(
             {
-                "ready": statistics.ready,
+                "ready": ready,
                 "detector": detector,
                 "last_error": inference.last_error,
-                "calls": len(statistics.registry.sessions),
+                "calls": self.registry.count,
                 "max_sessions": self.settings.session.max_sessions,
             },
-            status=200 if statistics.ready else 503,
+            status=200 if ready else 503,
         )
 
     async def metrics_page(self, request: web.Request) -> web.Response:
