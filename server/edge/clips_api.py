@@ -1,7 +1,6 @@
 """HTTP for clips: what there is of a stream, the films, and their small pictures."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -16,15 +15,11 @@ from server.edge.query import (
     number,
     read_cursor,
 )
-from server.errors import NotFoundError, UnavailableError
+from server.errors import NotFoundError
 from server.history.clips import ClipRecorder
 from server.history.journal import Journal
 
-if TYPE_CHECKING:
-    from server.history.store.store import Store
-
 CLIP_ID = r"{id:[0-9a-f]{32}}"
-RETRY_S = 5
 KNOWN = ("since", "until", "limit", "cursor")
 # A clip never changes: its name is its own.
 HEADERS = {"Cache-Control": "private, max-age=86400, immutable"}
@@ -51,7 +46,7 @@ class ClipsApi:
         since = number(query, "since", None, 0, INTEGER_AT_MOST)
         until = number(query, "until", None, 0, INTEGER_AT_MOST)
         after = read_cursor(query.get("cursor"))
-        store = self._store()
+        store = self.journal.reach()
         if store is None:
             return web.json_response({"clips": [], "next": None})
         found = await store.clips(request.match_info["stream"], since, until, after, limit)
@@ -78,16 +73,8 @@ class ClipsApi:
 
     async def _clip(self, request: web.Request) -> Clip:
         """One that the caller may see; others are as if they were not."""
-        store = self._store()
+        store = self.journal.reach()
         found = await store.clip(request.match_info["id"]) if store is not None else None
         if found is None or not principal_of(request).allows("view", found.stream):
             raise NotFoundError("clip: no such clip, or it was deleted")
-        return found
-
-    def _store(self) -> "Store | None":
-        store: Any = self.journal.store
-        why = self.journal.unreached
-        if why:
-            raise UnavailableError(f"store: {why}", RETRY_S)
-        found: Store | None = store
         return found

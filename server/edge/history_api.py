@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -19,14 +18,10 @@ from server.edge.query import (
     number,
     read_cursor,
 )
-from server.errors import NotFoundError, UnavailableError
+from server.errors import NotFoundError
 from server.history.journal import Journal
 
-if TYPE_CHECKING:
-    from server.history.store.store import Store
-
 EVENT_ID = r"{id:[0-9a-f]{32}}"
-RETRY_S = 5
 KNOWN = (
     "stream", "class", "zone", "kind", "since", "until", "acknowledged", "limit", "cursor",
 )  # fmt: skip
@@ -67,7 +62,7 @@ class HistoryApi:
             after=read_cursor(query.get("cursor")),
             limit=limit or PAGE,
         )
-        store = self._store()
+        store = self.journal.reach()
         if store is None:
             return web.json_response({"events": [], "next": None})
         found = await store.search(wish)
@@ -83,7 +78,7 @@ class HistoryApi:
     async def snapshot(self, request: web.Request) -> web.Response:
         """The picture that shows the event best."""
         event = await self._event(request, "view")
-        store = self._store()
+        store = self.journal.reach()
         jpeg = await store.snapshot(event.event.id) if store is not None else None
         if jpeg is None:
             raise NotFoundError("snapshot: this event has none")
@@ -92,7 +87,7 @@ class HistoryApi:
     async def acknowledge(self, request: web.Request) -> web.Response:
         """Somebody has seen it; the first who says so stands. On the disk before the answer."""
         event = await self._event(request, "control")
-        store = self._store()
+        store = self.journal.reach()
         assert store is not None, "the event came from it"
         by = principal_of(request).identity
         done = await store.acknowledge(event.event.id, by, round(unix_ms()))
@@ -102,7 +97,7 @@ class HistoryApi:
 
     async def _event(self, request: web.Request, scope: str) -> StoredEvent:
         """One that the caller may see; others are as if they were not."""
-        store = self._store()
+        store = self.journal.reach()
         found = None
         if store is not None:
             found = await store.get(request.match_info["id"])
@@ -110,15 +105,6 @@ class HistoryApi:
         if found is None or not allows("view", found.event.stream):
             raise NotFoundError("event: no such event, or it was deleted")
         authorize(request, scope, found.event.stream)
-        return found
-
-    def _store(self) -> "Store | None":
-        """None where there is nothing yet; refuses while there is one that cannot be reached."""
-        store: Any = self.journal.store
-        why = self.journal.unreached
-        if why:
-            raise UnavailableError(f"store: {why}", RETRY_S)
-        found: Store | None = store
         return found
 
 

@@ -16,15 +16,18 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from server.analysis.events import Entry
 from server.analysis.scene import Happening
 from server.clock import now_ns, ns_to_ms, unix_ms
-from server.errors import SightlineError, StoreRefusedError
+from server.errors import SightlineError, StoreRefusedError, UnavailableError
 from server.history.thumbnail import thumbnail
 from server.settings import StoreSettings
 from server.telemetry import DurationRecorder, Summary
+
+if TYPE_CHECKING:
+    from server.history.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ ENTRIES_AT_ONCE = 256
 RETRY_FIRST_S, RETRY_LAST_S = 0.2, 5.0
 DAY_MS = 86_400_000
 KEEP_EVERY_S = 60.0
+RETRY_AFTER_S = 5
 
 
 class EventStore(Protocol):
@@ -125,6 +129,14 @@ class Journal:
             return "the database is away"
         # There was one when we started: not yet opened is not empty.
         return "the database is being opened" if self._eager and self._state == "idle" else ""
+
+    def reach(self) -> "Store | None":
+        """The open database, for those who search it; None where there is nothing yet. Refuses
+        while there is one that cannot be reached."""
+        if why := self.unreached:
+            raise UnavailableError(f"store: {why}", RETRY_AFTER_S)
+        # What the journal itself needs of it is less.
+        return cast("Store | None", self.store)
 
     # --- in ---
 
