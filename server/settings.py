@@ -380,7 +380,9 @@ class AuthSettings:
         choices=("auto", "on", "off"),
     )
     api_keys: tuple[str, ...] = key(
-        (), "keys as KEY or SCOPES:STREAMS:KEY, KEY in full or as sha256=HEX", secret=True
+        (),
+        "keys as KEY or SCOPES:STREAMS:KEY or that and :NAME, KEY in full or as sha256=HEX",
+        secret=True,
     )
     api_keys_file: str = key("", "file of such keys, one a line; readable by its owner alone")
     token_secret: str = key(

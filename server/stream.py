@@ -54,11 +54,31 @@ class Source(Protocol):
     def end(self, reason: str) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class WatcherFacts:
+    """How one viewer is served."""
+
+    way: str
+    """webrtc or mjpeg."""
+    view: str
+    rung: str
+    codec: str
+    state: str
+    age_s: float
+    rtt_ms: float | None
+    packets_sent: int
+    packets_resent: int
+    """Those that were lost on the way and asked for again."""
+
+
 class Watcher(Protocol):
     """A viewer as its stream knows it; on the loop."""
 
+    id: str
     view: str
     """One of VIEWS."""
+
+    def facts(self) -> WatcherFacts: ...
 
     def watches(self, codec: str, rung: str) -> bool: ...
 

@@ -13,7 +13,7 @@ from server.offer import Offer, video_codec
 from server.peer_life import PeerLife
 from server.rtc.peer import PeerConnection, PeerStatistics
 from server.settings import SessionSettings
-from server.stream import ANNOTATED, Stream
+from server.stream import ANNOTATED, Stream, WatcherFacts
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,21 @@ class Viewer:
         return self._peer.remote_credentials
 
     # --- what the stream asks ---
+
+    def facts(self) -> WatcherFacts:
+        now = self.statistics()
+        outgoing = now.peer.outgoing[0] if now.peer.outgoing else None
+        return WatcherFacts(
+            way="webrtc",
+            view=now.view,
+            rung=now.rung,
+            codec=now.codec,
+            state=now.state,
+            age_s=now.age_s,
+            rtt_ms=now.peer.rtt_ms,
+            packets_sent=outgoing.packets_sent if outgoing is not None else 0,
+            packets_resent=outgoing.resent_packets if outgoing is not None else 0,
+        )
 
     def watches(self, codec: str, rung: str) -> bool:
         watched = (ANNOTATED, self._codec, self._rung)

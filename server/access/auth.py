@@ -40,6 +40,8 @@ KEY = re.compile(r"[A-Za-z0-9._~-]{24,200}")
 DIGEST = re.compile(r"sha256=([0-9a-f]{64})")
 BEARER = re.compile(r"[Bb]earer +([\x21-\x7e]{1,4096})")
 SPAN = re.compile(r"([1-9][0-9]{0,8})([smhd])")
+# What people call a key or token: one line, and no colon, which parts the rows of keys.
+NAME_LENGTH = 60
 
 ALGORITHM = "HS256"
 AUDIENCE = "sightline"
@@ -54,7 +56,8 @@ class Principal:
     """A caller: what it may do, on which streams, until when.
 
     `identity` is the same for everything one key or one token does. `token_id` is empty for
-    keys. `expires_at_unix_s` is None for what does not end by itself.
+    keys. `expires_at_unix_s` is None for what does not end by itself. `name` is what its maker
+    calls it; nothing follows from it.
     """
 
     identity: str
@@ -62,6 +65,7 @@ class Principal:
     streams: tuple[str, ...]
     expires_at_unix_s: float | None = None
     token_id: str = ""
+    name: str = ""
 
     def has(self, scope: str) -> bool:
         """For at least one stream."""
@@ -121,6 +125,17 @@ def parse_scopes(texts: Sequence[object]) -> frozenset[str]:
     return frozenset(str(text) for text in texts)
 
 
+def parse_name(text: object) -> str:
+    """What a key or token is called; empty for nothing."""
+    if not isinstance(text, str) or text != _printable(text) or ":" in text:
+        raise MalformedError(f"name: not up to {NAME_LENGTH} printable characters without a colon")
+    return text
+
+
+def _printable(text: str) -> str:
+    return "".join(each for each in text if each.isprintable()).strip()[:NAME_LENGTH]
+
+
 def parse_span_s(text: str) -> int:
     """`90s`, `15m`, `1h` or `7d` in seconds."""
     found = SPAN.fullmatch(text)
@@ -150,25 +165,29 @@ class KeyRing:
 
 
 def _parse_key(row: str, number: int) -> tuple[bytes, Principal]:
-    """`KEY` or `SCOPES:STREAMS:KEY`; messages never show the row, it may be a secret."""
+    """`KEY` or `SCOPES:STREAMS:KEY` or that and `:NAME`; messages never show the row, it may be a
+    secret."""
     where = f"api_keys: row {number}"
     parts = row.split(":")
-    if len(parts) not in (1, 3):
-        raise SettingsError(f"{where} is not KEY or SCOPES:STREAMS:KEY")
+    if len(parts) not in (1, 3, 4):
+        raise SettingsError(f"{where} is not KEY, SCOPES:STREAMS:KEY or SCOPES:STREAMS:KEY:NAME")
+    is_alone = len(parts) == 1
+    key, name = parts[0 if is_alone else 2], parts[3] if len(parts) == 4 else ""
     try:
-        scopes = parse_scopes(parts[0].split("+")) if len(parts) == 3 else frozenset(SCOPES)
-        streams = parse_patterns(parts[1].split("+")) if len(parts) == 3 else ("*",)
+        scopes = frozenset(SCOPES) if is_alone else parse_scopes(parts[0].split("+"))
+        streams = ("*",) if is_alone else parse_patterns(parts[1].split("+"))
+        parse_name(name)
     except MalformedError as error:
         raise SettingsError(f"{where}: {error}") from None
-    if given := DIGEST.fullmatch(parts[-1]):
+    if given := DIGEST.fullmatch(key):
         digest = bytes.fromhex(given[1])
-    elif KEY.fullmatch(parts[-1]):
-        digest = _digest(parts[-1])
+    elif KEY.fullmatch(key):
+        digest = _digest(key)
     else:
         raise SettingsError(
             f"{where}: a key has 24 to 200 letters, digits and . _ ~ -, or is sha256=HEX"
         )
-    return digest, Principal(f"key {digest.hex()[:8]}", scopes, streams)
+    return digest, Principal(f"key {digest.hex()[:8]}", scopes, streams, name=name)
 
 
 class Revocations:
@@ -216,7 +235,7 @@ class Tokens:
         self._revocations = revocations
 
     def issue(
-        self, scopes: frozenset[str], streams: tuple[str, ...], life_s: float
+        self, scopes: frozenset[str], streams: tuple[str, ...], life_s: float, name: str = ""
     ) -> tuple[str, Principal]:
         """A token and what it will be read as."""
         if not 1 <= life_s <= self._max_life_s:
@@ -233,6 +252,8 @@ class Tokens:
             "scope": " ".join(sorted(scopes)),
             "streams": list(streams),
         }
+        if name:
+            claims["sub"] = name
         token = jwt.encode(claims, self._secret, ALGORITHM, headers={"typ": TOKEN_TYPE})
         return token, _principal(claims)
 
@@ -275,6 +296,8 @@ class Tokens:
 def _principal(claims: dict[str, Any]) -> Principal:
     """Signed by us, yet checked: the secret may be shared with another issuer."""
     scope, streams, token_id = claims.get("scope"), claims.get("streams"), claims.get("jti")
+    # Another issuer may call its people as it likes.
+    name = _printable(str(claims.get("sub", "")))
     try:
         if not isinstance(scope, str) or not isinstance(streams, list):
             raise MalformedError("scope and streams")
@@ -284,6 +307,7 @@ def _principal(claims: dict[str, Any]) -> Principal:
             streams=parse_patterns(streams),
             expires_at_unix_s=float(claims["exp"]),
             token_id=str(token_id),
+            name=name,
         )
     except MalformedError as error:
         raise UnauthorizedError(f"token: {error}") from None

@@ -12,9 +12,11 @@ TOKEN_ENDED = "token ended"
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """One call and whose it is. `group` is the address it counts for; empty for none."""
+    """One call and whose it is. `group` is the address it counts for; empty for none. `address` is
+    where it was opened from."""
 
     principal: Principal
+    address: str
     group: str
     stream: str | None
     end: Callable[[str], None]
@@ -35,6 +37,7 @@ class Holdings:
         principal: Principal,
         end: Callable[[str], None],
         *,
+        address: str = "",
         group: str = "",
         stream: str | None = None,
     ) -> None:
@@ -44,7 +47,11 @@ class Holdings:
         if principal.expires_at_unix_s is not None:
             left_s = max(0.0, principal.expires_at_unix_s - unix_ms() / 1000)
             timer = asyncio.get_running_loop().call_later(left_s, self._end, session_id)
-        self._held[session_id] = Holding(principal, group, stream, end, timer)
+        self._held[session_id] = Holding(principal, address, group, stream, end, timer)
+
+    def find(self, session_id: str) -> Holding | None:
+        """Whose it is; None for what was not opened through the gate."""
+        return self._held.get(session_id)
 
     def may_touch(self, session_id: str, principal: Principal) -> bool:
         """Its own, or one whose stream it controls."""

@@ -8,7 +8,14 @@ import secrets
 import sys
 from collections.abc import Sequence
 
-from server.access.auth import SCOPES, parse_patterns, parse_scopes, parse_span_s, token_maker
+from server.access.auth import (
+    SCOPES,
+    parse_name,
+    parse_patterns,
+    parse_scopes,
+    parse_span_s,
+    token_maker,
+)
 from server.errors import SightlineError
 from server.settings import AuthSettings
 from server.settings_loading import add_arguments, load_settings
@@ -27,6 +34,9 @@ def run_token(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--stream", action="append", metavar="NAME", help="a stream, or front-* (default: *)"
     )
+    parser.add_argument(
+        "--name", default="", help="whose it is, as those see who may see who watches"
+    )
     parser.add_argument("--ttl", default="1h", help="how long it is good: 90s, 15m, 1h, 7d")
     parser.add_argument(
         "--key", action="store_true", help="make an API key, which does not run out, instead"
@@ -40,10 +50,11 @@ def run_token(arguments: Sequence[str]) -> int:
         settings = load_settings(parsed).auth
         scopes = parse_scopes(parsed.scope)
         streams = parse_patterns(parsed.stream or ["*"])
+        name = parse_name(parsed.name)
         if parsed.key:
-            made = _key(scopes, streams)
+            made = _key(scopes, streams, name)
         else:
-            made = _token(settings, scopes, streams, parse_span_s(parsed.ttl))
+            made = _token(settings, scopes, streams, parse_span_s(parsed.ttl), name)
     except SightlineError as error:
         print(f"sightline: {error}", file=sys.stderr)
         return 2
@@ -57,9 +68,13 @@ def run_token(arguments: Sequence[str]) -> int:
 
 
 def _token(
-    settings: AuthSettings, scopes: frozenset[str], streams: tuple[str, ...], life_s: float
+    settings: AuthSettings,
+    scopes: frozenset[str],
+    streams: tuple[str, ...],
+    life_s: float,
+    name: str,
 ) -> dict[str, object]:
-    token, principal = token_maker(settings).issue(scopes, streams, life_s)
+    token, principal = token_maker(settings).issue(scopes, streams, life_s, name)
     assert principal.expires_at_unix_s is not None
     until = datetime.datetime.fromtimestamp(principal.expires_at_unix_s, datetime.UTC)
     return {
@@ -71,7 +86,8 @@ def _token(
     }
 
 
-def _key(scopes: frozenset[str], streams: tuple[str, ...]) -> dict[str, object]:
+def _key(scopes: frozenset[str], streams: tuple[str, ...], name: str) -> dict[str, object]:
     key = secrets.token_urlsafe(32)
     digest = hashlib.sha256(key.encode()).hexdigest()
-    return {"key": key, "row": f"{'+'.join(sorted(scopes))}:{'+'.join(streams)}:sha256={digest}"}
+    row = f"{'+'.join(sorted(scopes))}:{'+'.join(streams)}:sha256={digest}"
+    return {"key": key, "row": f"{row}:{name}" if name else row}

@@ -4,12 +4,18 @@ import asyncio
 
 from aiohttp import web
 
-from server.access.auth import TICKET_LIFE_S, parse_patterns, parse_scopes, parse_span_s
+from server.access.auth import (
+    TICKET_LIFE_S,
+    parse_name,
+    parse_patterns,
+    parse_scopes,
+    parse_span_s,
+)
 from server.clock import unix_ms
 from server.edge.gate import GATE, json_body, principal_of
 from server.errors import ForbiddenError, MalformedError, SettingsError, UnavailableError
 
-KNOWN = ("scopes", "streams", "ttl")
+KNOWN = ("scopes", "streams", "ttl", "name")
 DEFAULT_TTL = "1h"
 RETRY_S = 5
 
@@ -43,7 +49,9 @@ async def issue_token(request: web.Request) -> web.Response:
         raise ForbiddenError("streams: more than the issuer's own")
     if issuer.expires_at_unix_s is not None:
         life_s = max(1.0, min(life_s, issuer.expires_at_unix_s - unix_ms() / 1000))
-    token, principal = request.app[GATE].authority.tokens.issue(scopes, patterns, life_s)
+    name = parse_name(body.get("name", ""))
+    tokens = request.app[GATE].authority.tokens
+    token, principal = tokens.issue(scopes, patterns, life_s, name)
     assert principal.expires_at_unix_s is not None
     return web.json_response(
         {

@@ -268,6 +268,26 @@ class StreamList(TypedDict):
     streams: list[StreamNow]
 
 
+class ViewerNow(TypedDict):
+    name: str
+    by: str
+    """The key or token, by what is no secret of it; anyone where none is needed."""
+    address: str
+    way: Literal["webrtc", "mjpeg"]
+    view: str
+    rung: str
+    codec: str
+    state: str
+    age_s: float
+    rtt_ms: float | None
+    packets_sent: int
+    packets_resent: int
+
+
+class StreamViewers(TypedDict):
+    viewers: list[ViewerNow]
+
+
 class ZoneShape(TypedDict):
     id: str
     label: NotRequired[str]
@@ -367,6 +387,7 @@ class TokenWish(TypedDict):
     scopes: list[str]
     streams: NotRequired[list[str]]
     ttl: NotRequired[str]
+    name: NotRequired[str]
 
 
 class Token(TypedDict):
@@ -586,6 +607,7 @@ FACTS: Mapping[tuple[str, str], Facts] = {
         "streams", answers(StreamNow), Body(JSON, OptionsBody), refusals=(409, 422)
     ),
     ("DELETE", "/api/streams/{stream}"): Facts("streams", answers(Ended)),
+    ("GET", "/api/streams/{stream}/viewers"): Facts("streams", answers(StreamViewers)),
     ("GET", "/api/streams/{stream}/snapshot.jpg"): Facts(
         "streams", {200: Body("image/jpeg")}, refusals=(400, 409, 503), query=PICTURED
     ),

@@ -100,6 +100,7 @@ RULES: Mapping[tuple[str, str], Rule] = {
     ("GET", "/api/streams/{stream}"): Rule("view", of="path"),
     ("PATCH", "/api/streams/{stream}"): Rule("control", of="path"),
     ("DELETE", "/api/streams/{stream}"): Rule("control", of="path"),
+    ("GET", "/api/streams/{stream}/viewers"): Rule("control", of="path"),
     ("GET", "/api/streams/{stream}/snapshot.jpg"): Rule("view", of="path", ticket=True),
     ("GET", "/api/streams/{stream}/mjpeg"): Rule("view", of="path", opens=True, ticket=True),
     ("GET", "/api/streams/{stream}/detections"): Rule("view", of="path", opens=True, ticket=True),
@@ -471,6 +472,7 @@ def hold(
         session_id,
         principal_of(request),
         end,
+        address=caller.address,
         group=caller.group if is_call and not caller.is_local else "",
         stream=stream,
     )

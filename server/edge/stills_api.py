@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from server.clock import NS_PER_S, now_ns
 from server.edge.gate import CALLER, hold
 from server.edge.query import number, per_second
 from server.errors import (
@@ -24,10 +25,11 @@ from server.errors import (
     TooManyError,
     UnavailableError,
 )
+from server.hub import FULL
 from server.latest import LatestClosed
 from server.settings import StreamSettings
 from server.stills import Kind, Reader, Stills, StillsStatistics
-from server.stream import ANNOTATED, Stream
+from server.stream import ANNOTATED, Stream, WatcherFacts
 from server.streams import Streams
 
 BOUNDARY = "frame"
@@ -54,6 +56,20 @@ class Onlooker:
         self.group = group
         self.on_end: Callable[[], None] | None = None
         self._reason = ""
+        self._came_at_ns = now_ns()
+
+    def facts(self) -> WatcherFacts:
+        return WatcherFacts(
+            way="mjpeg",
+            view=self.view,
+            rung=FULL,
+            codec="JPEG",
+            state="live",
+            age_s=round((now_ns() - self._came_at_ns) / NS_PER_S, 1),
+            rtt_ms=None,
+            packets_sent=0,
+            packets_resent=0,
+        )
 
     def watches(self, codec: str, rung: str) -> bool:
         return False

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from server.access.auth import Principal
-from server.edge.gate import authorize, json_body, principal_of
+from server.edge.gate import GATE, authorize, json_body, principal_of
 from server.errors import MalformedError
 from server.pull.pulls import Pulls, PullStatistics
 from server.status import plain
@@ -36,6 +36,7 @@ class StreamsApi:
             web.get(one, self.read),
             web.patch(one, self.change),
             web.delete(one, self.end),
+            web.get(f"{one}/viewers", self.viewers),
         ]
 
     async def list_all(self, request: web.Request) -> web.Response:
@@ -88,6 +89,18 @@ class StreamsApi:
         """End a stream, with its source and its viewers."""
         self.streams.end(request.match_info["stream"], "stream ended by the API")
         return web.json_response({"ended": True})
+
+    async def viewers(self, request: web.Request) -> web.Response:
+        """Who watches a stream, by which key or token and from where; first come, first told."""
+        holdings = request.app[GATE].holdings
+        told = []
+        for watcher in self.streams.get(request.match_info["stream"]).viewers:
+            held = holdings.find(watcher.id)
+            # Whoever is still being answered, or takes one picture and leaves, is nobody's yet.
+            if held is not None:
+                who = {"name": held.principal.name, "by": held.principal.identity}
+                told.append({**who, "address": held.address, **plain(watcher.facts())})
+        return web.json_response({"viewers": told})
 
     def _one(self, name: str, status: int = 200) -> web.Response:
         return web.json_response(self._json(name), status=status)

@@ -128,6 +128,9 @@ def test_a_key_is_found_by_its_text_or_its_digest_and_knows_its_scopes() -> None
         assert found.expires_at_unix_s is None
         assert ADMIN not in repr(found)
         assert KeyRing([row]).find(ADMIN[:-1]) is None
+    named = KeyRing([f"view:front:{ADMIN}:Front desk"]).find(ADMIN)
+    assert named is not None
+    assert named.name == "Front desk"
     digest = hashlib.sha256(ADMIN.encode()).hexdigest()
     assert KeyRing([ADMIN]).find(digest) is None
     assert KeyRing([hashed]).find(f"sha256={digest}") is None
