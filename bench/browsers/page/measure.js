@@ -384,6 +384,27 @@ function openStrip() {
 /** @typedef {{timeUs: number, number: number}} Mark */
 
 /**
+ * A row of the log: what a picture's mark says, and the instants that the browser tells of it. The
+ * last is how long looking at it took.
+ * @param {Mark} mark @param {number} calledAtMs @param {number} nowMs
+ * @param {VideoFrameCallbackMetadata} metadata
+ */
+function instants(mark, calledAtMs, nowMs, metadata) {
+  const { receiveTime, processingDuration } = metadata;
+  return [
+    mark.number,
+    mark.timeUs,
+    calledAtMs,
+    nowMs,
+    metadata.presentationTime,
+    metadata.expectedDisplayTime,
+    receiveTime ?? -1,
+    processingDuration === undefined ? -1 : processingDuration * 1_000,
+    performance.now() - calledAtMs,
+  ];
+}
+
+/**
  * Reads every picture of a video and logs those whose mark says when they began their way.
  * @param {HTMLVideoElement} shown @param {number} atMost rows
  * @param {(mark: Mark) => Mark|undefined} begun
@@ -401,19 +422,7 @@ function watch(shown, atMost, begun) {
       counts.unreadable += 1;
       return;
     }
-    if (rows.length >= atMost) return;
-    const more = /** @type {any} */ (metadata);
-    rows.push([
-      mark.number,
-      mark.timeUs,
-      calledAtMs,
-      nowMs,
-      metadata.presentationTime,
-      metadata.expectedDisplayTime,
-      more.receiveTime ?? -1,
-      more.processingDuration === undefined ? -1 : more.processingDuration * 1_000,
-      performance.now() - calledAtMs,
-    ]);
+    if (rows.length < atMost) rows.push(instants(mark, calledAtMs, nowMs, metadata));
   };
   shown.requestVideoFrameCallback(seen);
 }

@@ -116,19 +116,7 @@ function watchTile(tile, index, atMost, every) {
         tileUnreadable[index] += 1;
         return;
       }
-      const more = /** @type {any} */ (metadata);
-      tileRows.push([
-        index,
-        mark.number,
-        mark.timeUs,
-        calledAtMs,
-        nowMs,
-        metadata.presentationTime,
-        metadata.expectedDisplayTime,
-        more.receiveTime ?? -1,
-        more.processingDuration === undefined ? -1 : more.processingDuration * 1_000,
-        performance.now() - calledAtMs,
-      ]);
+      tileRows.push([index, ...instants(mark, calledAtMs, nowMs, metadata)]);
     };
     video.requestVideoFrameCallback(seen);
   };
