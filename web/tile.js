@@ -105,8 +105,9 @@ canvas { pointer-events: none; }
 .age[data-late] { background: #b3380a; }
 .tools {
   position: absolute; right: 8px; bottom: 8px; display: flex; gap: 6px; opacity: 0; transition: opacity 0.15s;
+  pointer-events: none;
 }
-:host(:hover) .tools, :host(:focus-within) .tools, .tools:focus-within { opacity: 1; }
+:host(:hover) .tools, :host(:focus-within) .tools, .tools:focus-within { opacity: 1; pointer-events: auto; }
 button {
   display: grid; place-items: center; width: 34px; height: 34px; padding: 0; border: 0; border-radius: 10px;
   background: #0a1012b8; color: #e9efed; font: inherit; cursor: pointer;
@@ -149,6 +150,10 @@ svg { width: 18px; height: 18px; fill: none; stroke: currentColor; stroke-width:
   .tools button { width: 28px; height: 28px; border-radius: 8px; }
 }
 @container (max-width: 150px) { .age { display: none; } .title { font-size: 12px; } }
+@media (pointer: coarse) {
+  .tools button { width: 44px; height: 44px; }
+  .again { min-height: 44px; padding: 0 18px; }
+}
 @media (forced-colors: active) { .dot { forced-color-adjust: none; } button { border: 1px solid; } }
 `;
 
@@ -542,6 +547,18 @@ function parsed(text) {
   }
 }
 
+/**
+ * A server that takes nobody in, in words for whoever looks: the setting that stands in front of
+ * the reason says nothing to them.
+ * @param {string} reason
+ * @returns {[string, string]}
+ */
+export function crowded(reason) {
+  const [, setting = '', said = reason] = /^(?:(\w+): )?(.*)$/s.exec(reason) ?? [];
+  if (setting.startsWith('max_')) return ['Full', said];
+  return ['The server is busy', setting ? 'It takes nobody new for a moment.' : said];
+}
+
 /** @param {Response} reply */
 async function refusalOf(reply) {
   /** @type {any} */
@@ -553,7 +570,7 @@ async function refusalOf(reply) {
   if (reply.status === 404) return new Refusal('No such stream', 'Waiting for it to begin.');
   if (reply.status === 406) return new Refusal('Cannot be played here', why, { final: true, codec: true });
   if (reply.status === 409) return new Refusal('The camera is away', 'Waiting for it.', { retryAfterS });
-  if (reply.status === 429 || reply.status === 503) return new Refusal('Full', why, { retryAfterS });
+  if (reply.status === 429 || reply.status === 503) return new Refusal(...crowded(why), { retryAfterS });
   if (reply.status < 500) return new Refusal('Refused', why, { final: true });
   return new Refusal('The server failed', why);
 }
@@ -1294,7 +1311,9 @@ export class SightlineTile extends HTMLElement {
     this.#showAge();
     this.#describe();
     const words = { idle: '', connecting: '', live: 'live', waiting: `not live: ${title}`, paused: '', refused: `not live: ${title}` };
-    if (before !== state && words[state]) this.#spoken.textContent = `${this.#label()} ${words[state]}`;
+    // Many tiles that begin are no news; one that is gone is, and that it is there again.
+    const isNews = state !== 'live' || this.#spoken.textContent !== '';
+    if (before !== state && words[state] && isNews) this.#spoken.textContent = `${this.#label()} ${words[state]}`;
     const waitMs = state === 'waiting' ? Math.round(this.#waitEndsMs - performance.now()) : null;
     this.#emit('sightline-state', { state, title, why, waitMs, stream: this.getAttribute('stream'), view: this.#view(), rung: this.#playback?.rung ?? null });
   }

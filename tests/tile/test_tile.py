@@ -32,6 +32,16 @@ CASES: tuple[tuple[str, object], ...] = (
         "[[5, 2 ** 32 - 6], [2 ** 32 - 6, 5], [7, 7]].map((each) => t.ticksBetween(...each))",
         [11, -11, 0],
     ),
+    # Settings are not for who looks; what they limit is.
+    (
+        "['max_viewers: 2 watch', 'admit_loop_lag_ms: at 300 ms', 'the server is stopping']"
+        ".map(t.crowded)",
+        [
+            ["Full", "2 watch"],
+            ["The server is busy", "It takes nobody new for a moment."],
+            ["The server is busy", "the server is stopping"],
+        ],
+    ),
     # A choice stays until it is clearly wrong.
     ("[380, 400].map((wide) => t.fittingRung(wide, 640, 'full'))", ["low", "full"]),
     ("[440, 470].map((wide) => t.fittingRung(wide, 640, 'low'))", ["low", "full"]),
