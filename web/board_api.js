@@ -25,13 +25,23 @@ import { json, request } from './signaling.js';
 
 /**
  * @typedef {object} ViewerNow
- * @property {string} session
- * @property {string} stream
+ * @property {string} name what its key or token is called; empty for nothing
+ * @property {string} by the key or token; `anyone` where none is needed
+ * @property {string} address
  * @property {string} state
  * @property {string} rung
  * @property {string} codec
  * @property {number} age_s
- * @property {Record<string, any>} peer
+ * @property {number|null} rtt_ms
+ * @property {number} packets_sent
+ * @property {number} packets_resent
+ */
+
+/**
+ * @typedef {object} LayoutNow what is drawn on the picture of a stream
+ * @property {{id: string, label: string}[]} zones
+ * @property {{id: string, label: string}[]} lines
+ * @property {{id: string}[]} masks
  */
 
 /**
@@ -55,9 +65,10 @@ export async function getStreams(signal) {
   return (await json(reply))['streams'] ?? [];
 }
 
-/** @param {AbortSignal} signal @returns {Promise<Record<string, any>>} */
-export async function getStats(signal) {
-  return json(await request('api/stats', { method: 'GET' }, signal));
+/** Who watches. @param {string} name @param {AbortSignal} signal @returns {Promise<ViewerNow[]>} */
+export async function getViewers(name, signal) {
+  const reply = await request(`${pathOf(name)}/viewers`, { method: 'GET' }, signal);
+  return (await json(reply))['viewers'] ?? [];
 }
 
 /** @param {string} name @param {Partial<Options>} options @returns {Promise<StreamNow>} */

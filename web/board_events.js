@@ -28,7 +28,12 @@ export function headline(event, zone) {
 export function when(event) {
   const began = new Date(event.started_unix_ms);
   const lasted = event.ended_unix_ms ? Math.round((event.ended_unix_ms - event.started_unix_ms) / 1_000) : 0;
-  return began.toLocaleTimeString() + (lasted > 1 ? `, ${lasted} s` : '');
+  return began.toLocaleTimeString() + (lasts(event) ? ', now' : lasted > 1 ? `, ${lasted} s` : '');
+}
+
+/** @param {Happened} event */
+function lasts(event) {
+  return !event.ended_unix_ms && event.kind !== 'cross';
 }
 
 export class EventList {
@@ -45,21 +50,27 @@ export class EventList {
   #abort = new AbortController();
   #changed;
   #chosen;
-  /** @type {(stream: string, zone: string) => string} */ #zoneName;
+  #names;
 
   /**
    * @param {(open: boolean) => void} changed
    * @param {(stream: string) => void} chosen the person wants to see that stream
-   * @param {(stream: string, zone: string) => string} zoneName
+   * @param {Pick<import('./board_names.js').ZoneNames, 'of'|'knowThoseOf'>} names
    */
-  constructor(changed, chosen, zoneName) {
-    this.#zoneName = zoneName;
+  constructor(changed, chosen, names) {
+    this.#names = names;
     this.#changed = changed;
     this.#chosen = chosen;
     this.#open.addEventListener('click', () => this.setOpen(Boolean(this.#root.hidden)));
-    element('events-close', HTMLButtonElement).addEventListener('click', () => {
+    const close = () => {
       this.setOpen(false);
       this.#open.focus();
+    };
+    element('events-close', HTMLButtonElement).addEventListener('click', close);
+    this.#root.addEventListener('keydown', (event) => {
+      if (event.key !== 'Escape') return;
+      event.preventDefault();
+      close();
     });
   }
 
@@ -77,6 +88,7 @@ export class EventList {
     const { signal } = this.#abort;
     try {
       const { events } = await getEvents(new URLSearchParams({ limit: '30' }), signal);
+      await this.#names.knowThoseOf(events);
       for (const event of events) this.add(event, false);
     } catch {
       // None are kept here, or not for this key.
@@ -84,7 +96,7 @@ export class EventList {
     while (!signal.aborted) {
       try {
         this.#state.textContent = '';
-        await follow('api/events/live', signal, (kind, data, id) => this.#heard(kind, data, id), this.#lastId);
+        await follow('api/events/live', signal, (kind, data, id) => void this.#heard(kind, data, id), this.#lastId);
       } catch {
         // Not for this key, or the server is away: the streams say so themselves.
       }
@@ -99,9 +111,11 @@ export class EventList {
   }
 
   /** @param {string} kind @param {any} data @param {string} id */
-  #heard(kind, data, id) {
+  async #heard(kind, data, id) {
     if (id) this.#lastId = id;
-    if (kind === 'event' && typeof data?.id === 'string') this.add(data, true);
+    if (kind !== 'event' || typeof data?.id !== 'string') return;
+    await this.#names.knowThoseOf([data]);
+    this.add(data, true);
   }
 
   /** A new event, or one that has ended meanwhile. @param {Happened} event @param {boolean} isNew */
@@ -135,7 +149,7 @@ export class EventList {
     picture.height = 48;
     const text = document.createElement('div');
     const what = document.createElement('b');
-    what.textContent = headline(event, this.#zoneName(event.stream, event.zone ?? ''));
+    what.textContent = headline(event, this.#names.of(event.stream, event.zone));
     const where = document.createElement('button');
     where.type = 'button';
     where.className = 'link';
@@ -148,7 +162,7 @@ export class EventList {
     line.append(where, time);
     text.append(what, line);
     node.replaceChildren(picture, text);
-    node.toggleAttribute('data-lasts', !event.ended_unix_ms && event.kind !== 'cross');
+    node.toggleAttribute('data-lasts', lasts(event));
     if (event.snapshot_url && !row.pictured) {
       row.pictured = true;
       this.#pictures.show(picture, event.snapshot_url);

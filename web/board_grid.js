@@ -322,8 +322,14 @@ export class Grid {
       columns = across;
       tilePx = Math.floor((width - GAP_PX * (columns - 1)) / columns);
     }
-    this.#root.style.setProperty('--columns', String(columns));
-    this.#root.style.setProperty('--tile', `${tilePx}px`);
+    this.#set('--columns', String(columns));
+    this.#set('--tile', `${tilePx}px`);
+  }
+
+  /** Whoever sets what is set already makes the browser look at every tile again.
+   * @param {string} name @param {string} value */
+  #set(name, value) {
+    if (this.#root.style.getPropertyValue(name) !== value) this.#root.style.setProperty(name, value);
   }
 }
 

@@ -63,12 +63,12 @@ export class History {
   #loading = new AbortController();
   #showing = new AbortController();
   /** @type {ReturnType<typeof placed>} */ #placed = { rows: [], bars: [] };
-  /** @type {(stream: string, zone: string) => string} */ #zoneName;
+  #names;
   #timer = 0;
 
-  /** @param {(stream: string, zone: string) => string} zoneName */
-  constructor(zoneName) {
-    this.#zoneName = zoneName;
+  /** @param {import('./board_names.js').ZoneNames} names */
+  constructor(names) {
+    this.#names = names;
     this.#form.addEventListener('change', () => void this.#load());
     this.#form.addEventListener('submit', (event) => event.preventDefault());
     this.#class.addEventListener('input', () => {
@@ -121,6 +121,8 @@ export class History {
     this.#said.textContent = 'Looking';
     try {
       const { events, next } = await getEvents(asked, signal);
+      await this.#names.knowThoseOf(events);
+      if (signal.aborted) return;
       this.#events.push(...events);
       this.#next = this.#events.length < KEPT_AT_MOST ? (next ?? '') : '';
       this.#cards.append(...events.map((event) => this.#card(event)));
@@ -200,7 +202,7 @@ export class History {
     const picture = document.createElement('img');
     picture.alt = '';
     const title = document.createElement('b');
-    title.textContent = headline(event, this.#zoneName(event.stream, event.zone ?? ''));
+    title.textContent = headline(event, this.#names.of(event.stream, event.zone));
     const line = document.createElement('span');
     line.textContent = `${event.stream} · ${when(event)}`;
     card.append(picture, title, line);
@@ -220,6 +222,8 @@ export class History {
     for (const card of this.#cards.children) {
       const is = card instanceof HTMLElement && card.dataset['id'] === id;
       card.toggleAttribute('data-chosen', is);
+      if (is) card.setAttribute('aria-current', 'true');
+      else card.removeAttribute('aria-current');
       if (is) card.scrollIntoView({ block: 'nearest' });
     }
     this.#paint();
@@ -260,7 +264,7 @@ export class History {
     const picture = document.createElement('img');
     picture.alt = '';
     const title = document.createElement('b');
-    title.textContent = headline(event, this.#zoneName(event.stream, event.zone ?? ''));
+    title.textContent = headline(event, this.#names.of(event.stream, event.zone));
     const line = document.createElement('p');
     const track = event.track_id == null ? '' : ` · object ${event.track_id}`;
     line.textContent = `${event.stream} · ${new Date(event.started_unix_ms).toLocaleString()}${track}`;
@@ -301,7 +305,7 @@ export class History {
 /** Round times for the axis. @param {number} sinceMs @param {number} untilMs @param {number} width */
 function ticks(sinceMs, untilMs, width) {
   const spanMs = untilMs - sinceMs;
-  const steps = [300_000, 900_000, HOUR_MS, 3 * HOUR_MS, 6 * HOUR_MS, 24 * HOUR_MS];
+  const steps = [300_000, 900_000, HOUR_MS, 3 * HOUR_MS, 6 * HOUR_MS, 12 * HOUR_MS, 24 * HOUR_MS];
   const step = steps.find((each) => (spanMs / each) * 58 < width) ?? 24 * HOUR_MS;
   const offset = new Date(untilMs).getTimezoneOffset() * 60_000;
   const found = [];

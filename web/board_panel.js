@@ -17,6 +17,14 @@ import { Failure } from './failures.js';
  */
 
 const DEBOUNCE_MS = 150;
+/** Where pictures come from, as people say it. */
+const SOURCES = /** @type {Record<string, string>} */ ({
+  call: 'sent by the call page',
+  whip: 'sent by WHIP',
+  pull: 'fetched by the server',
+  demo: 'the demo',
+});
+const WATCHERS_SHOWN = 20;
 /** Why a picture is not shown, as the server counts it and as people say it; others by their name. */
 const REASONS = /** @type {Record<string, string>} */ ({
   replaced: 'a newer one came first',
@@ -50,9 +58,6 @@ export class Panel {
   constructor(events) {
     this.#events = events;
     element('panel-close', HTMLButtonElement).addEventListener('click', () => this.close());
-    this.#root.addEventListener('keydown', (event) => {
-      if (event.key === 'Escape' && element('classes-panel', HTMLElement).hidden) this.close();
-    });
     this.#confidence.addEventListener('input', () => {
       this.#showConfidence(Number(this.#confidence.value) / 100);
       this.#change({ confidence: Number(this.#confidence.value) / 100 });
@@ -107,7 +112,7 @@ export class Panel {
   show(stream, tile, viewers) {
     const shown = tile?.statistics();
     const facts = [
-      ['Source', stream.live ? stream.source || 'away' : `${stream.source || 'camera'}, no signal`],
+      ['Source', `${SOURCES[stream.source] ?? (stream.source || 'away')}${stream.live ? '' : ', no signal'}`],
       ['Picture', stream.size[0] ? `${stream.size[0]} × ${stream.size[1]}, ${stream.fps} per second` : '–'],
       ['Shown here', shown?.fps == null ? '–' : `${shown.fps} per second`],
       ['Age here', shown?.ageMs == null ? '–' : `${shown.ageMs} ms${shown.rung === 'low' ? ', half size' : ''}`],
@@ -121,9 +126,12 @@ export class Panel {
     element('panel-options', HTMLElement).hidden = !options;
     if (options && !this.#busy && !Object.keys(this.#pending).length) this.#showOptions(options);
     const list = element('panel-watchers', HTMLElement);
-    if (viewers === null) fill(list, [item(`${stream.viewers} watching`)]);
-    else if (!viewers.length) fill(list, [item('Nobody')]);
-    else fill(list, viewers.slice(0, 20).map(watcher));
+    if (!stream.viewers) fill(list, [item('Nobody')]);
+    else if (viewers === null) fill(list, [item(`${stream.viewers} watching. Who they are is told to keys that control this stream.`)]);
+    else {
+      const more = viewers.length - WATCHERS_SHOWN;
+      fill(list, [...viewers.slice(0, WATCHERS_SHOWN).map(watcher), ...(more > 0 ? [item(`and ${more} more`)] : [])]);
+    }
   }
 
   /** The server does not answer: what it said last is not so any more. */
@@ -276,17 +284,28 @@ export function address(title, text) {
     }
     setTimeout(() => (copy.textContent = 'Copy'), 1_500);
   });
-  line.append(name, code, copy);
+  line.append(name, copy, code);
   return line;
 }
 
-/** @param {ViewerNow} viewer */
+/** Who, and below how it is served. @param {ViewerNow} viewer */
 function watcher(viewer) {
-  const parts = [viewer.codec, viewer.rung === 'low' ? 'half size' : 'full size', span(viewer.age_s)];
-  const lost = viewer.peer?.['packets_lost'];
-  if (typeof lost === 'number' && lost > 0) parts.push(`${lost} lost`);
-  if (viewer.state !== 'live' && viewer.state !== 'connected') parts.push(viewer.state);
-  return item(parts.filter(Boolean).join(' · '));
+  const { name, by, address, codec, rung, age_s, rtt_ms, packets_sent, packets_resent, state } = viewer;
+  const whose = name || (by === 'anyone' ? '' : by);
+  const parts = [whose && address, codec, rung === 'low' ? 'half size' : 'full size', `for ${span(age_s)}`];
+  if (rtt_ms !== null) parts.push(`${Math.round(rtt_ms)} ms away`);
+  const lost = packets_resent / Math.max(1, packets_sent);
+  if (lost >= 0.001) parts.push(`${(100 * lost).toFixed(1)} % sent twice`);
+  if (state !== 'live' && state !== 'connected') parts.push(state);
+  const node = document.createElement('li');
+  const who = document.createElement('b');
+  who.textContent = whose || address;
+  // Two of one name are told apart by their keys.
+  if (name && by !== 'anyone') who.title = by;
+  const how = document.createElement('span');
+  how.textContent = parts.filter(Boolean).join(' · ');
+  node.append(who, how);
+  return node;
 }
 
 /** @param {string} text */

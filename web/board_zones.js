@@ -29,6 +29,7 @@ const STEP = 0.01;
 const NAMES = { zones: 'Zone', lines: 'Line', masks: 'Mask' };
 const FEWEST = { zones: 3, lines: 2, masks: 3 };
 const CLOSE_PX = 14;
+const FINGER_PX = 24;
 /** @type {Kind[]} */
 const KINDS = ['zones', 'lines', 'masks'];
 
@@ -70,8 +71,11 @@ export class ZoneEditor {
   /** @type {{shape: Shape, index: number}|null} */ #dragged = null;
   #size = { width: 0, height: 0 };
   #giveBack = () => {};
+  #stored;
 
-  constructor() {
+  /** @param {(stream: string) => void} stored its shapes are other ones now */
+  constructor(stored) {
+    this.#stored = stored;
     for (const kind of KINDS) {
       element(`draw-${kind}`, HTMLButtonElement).addEventListener('click', () => this.#begin(kind));
     }
@@ -132,6 +136,7 @@ export class ZoneEditor {
     try {
       await putLayout(this.#stream, this.#layout);
       this.#dialog.close();
+      this.#stored(this.#stream);
     } catch (failure) {
       this.#said.textContent = words(failure);
     } finally {
@@ -198,12 +203,12 @@ export class ZoneEditor {
     if (draft) {
       event.preventDefault();
       const first = draft.points[0];
-      const closes = first && draft.points.length >= 3 && draft.kind !== 'lines' && this.#near(first, point);
+      const closes = first && draft.points.length >= 3 && draft.kind !== 'lines' && this.#apart(first, point) < (event.pointerType === 'touch' ? FINGER_PX : CLOSE_PX);
       if (closes) this.#finish();
       else this.#addPoint(point);
       return;
     }
-    const target = event.target instanceof Element ? event.target : null;
+    const target = event.pointerType === 'touch' ? this.#cornerNear(point) : event.target instanceof Element ? event.target : null;
     const corner = target?.closest('[data-corner]');
     const owner = target?.closest('[data-id]');
     const shape = this.#find(owner?.getAttribute('data-id') ?? '');
@@ -224,10 +229,21 @@ export class ZoneEditor {
     this.#paint();
   }
 
-  /** @param {Point} a @param {Point} b */
-  #near(a, b) {
-    const { width, height } = this.#size;
-    return Math.hypot((a[0] - b[0]) * width, (a[1] - b[1]) * height) < CLOSE_PX;
+  /** @param {Point} a @param {Point} b in pixels */
+  #apart(a, b) {
+    return Math.hypot((a[0] - b[0]) * this.#size.width, (a[1] - b[1]) * this.#size.height);
+  }
+
+  /** The one that a finger means, which is wider than a corner. @param {Point} point */
+  #cornerNear(point) {
+    let best = /** @type {{id: string, index: number, px: number}} */ ({ id: '', index: 0, px: FINGER_PX });
+    for (const shape of KINDS.flatMap((kind) => this.#layout[kind])) {
+      shape.points.forEach((corner, index) => {
+        const px = this.#apart(corner, point);
+        if (px < best.px) best = { id: shape.id, index, px };
+      });
+    }
+    return best.id ? this.#svg.querySelector(`[data-id="${CSS.escape(best.id)}"] [data-corner="${best.index}"]`) : null;
   }
 
   /** @param {string} id */

@@ -22,13 +22,16 @@ export class ClassFilter {
   /** @param {(chosen: string[]|null) => void} changed called on the person's changes only */
   constructor(changed) {
     this.#changed = changed;
+    this.#name();
     this.#button.addEventListener('click', () => this.#toggle());
     this.#search.addEventListener('input', () => this.#fill());
     this.#list.addEventListener('change', (event) => this.#tick(event.target));
     element('classes-all', HTMLButtonElement).addEventListener('click', () => this.#choose(null));
     element('classes-none', HTMLButtonElement).addEventListener('click', () => this.#choose([]));
     document.addEventListener('keydown', (event) => {
-      if (event.key === 'Escape' && !this.#panel.hidden) this.#toggle();
+      if (event.key !== 'Escape' || this.#panel.hidden) return;
+      event.preventDefault(); // it closes this, and nothing around it
+      this.#toggle();
     });
     document.addEventListener('pointerdown', (event) => {
       const inside = event.target instanceof Element && event.target.closest('.classes');
@@ -45,6 +48,8 @@ export class ClassFilter {
 
   /** @param {string[]|null} chosen */
   setChosen(chosen) {
+    // A list that is filled anew loses the focus of whoever is in it.
+    if (JSON.stringify(chosen) === JSON.stringify(this.#chosen)) return;
     this.#chosen = chosen;
     this.#show();
   }

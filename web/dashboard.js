@@ -2,10 +2,11 @@
 
 import { askForKey, forgetKey, hasKey } from './access.js';
 import { AddDialog } from './board_add.js';
-import { getCounts, getLayout, getStats, getStreams } from './board_api.js';
+import { getCounts, getStreams, getViewers } from './board_api.js';
 import { EventList } from './board_events.js';
 import { Grid } from './board_grid.js';
 import { History } from './board_history.js';
+import { ZoneNames } from './board_names.js';
 import { Panel } from './board_panel.js';
 import { ZoneEditor } from './board_zones.js';
 import { element } from './classes.js';
@@ -50,10 +51,10 @@ function keep(part) {
 let layout = kept();
 /** @type {StreamNow[]} */
 let streams = [];
-/** @type {ViewerNow[]|null} */
+/** Of the stream whose panel is open. @type {ViewerNow[]|null} */
 let viewers = null;
-/** Statistics of the whole server are not for every key. */
-let seesStats = true;
+/** Streams whose viewers are not for this key. @type {Set<string>} */
+const discreet = new Set();
 let timer = 0;
 let asking = false;
 const ended = new AbortController();
@@ -70,8 +71,12 @@ const grid = new Grid(element('grid', HTMLElement), layout, {
     spoken.textContent = said;
   },
 });
+const names = new ZoneNames();
 const panel = new Panel({ closed: () => {}, changed: () => void poll(), draw });
-const editor = new ZoneEditor();
+const editor = new ZoneEditor((stream) => {
+  names.forget(stream);
+  void poll();
+});
 const add = new AddDialog(
   () => grid.names,
   () => void poll(),
@@ -84,9 +89,9 @@ const events = new EventList(
   (stream) => {
     if (grid.solo !== stream && grid.names.includes(stream)) grid.setSolo(stream);
   },
-  zoneName,
+  names,
 );
-const history = new History(zoneName);
+const history = new History(names);
 
 /** @param {string} name */
 function openPanel(name) {
@@ -96,28 +101,10 @@ function openPanel(name) {
   }
   const stream = streams.find((each) => each.name === name);
   if (!stream) return;
+  viewers = null;
+  names.forget(name);
   panel.open(stream);
   void poll();
-}
-
-/** What zones and lines are called; their ids until that is known. @type {Map<string, Map<string, string>>} */
-const zoneNames = new Map();
-
-/** @param {string} stream @param {string} zone */
-function zoneName(stream, zone) {
-  return zoneNames.get(stream)?.get(zone) ?? zone;
-}
-
-/** Events tell ids; the names are asked for once for each stream, and when they may have changed.
- * @param {string} stream */
-async function learnZones(stream) {
-  try {
-    const { zones = [], lines = [] } = await getLayout(stream);
-    zoneNames.set(stream, new Map([...zones, ...lines].map(({ id, label }) => [id, label])));
-  } catch (failure) {
-    if (!(failure instanceof Failure)) throw failure; // not for this key
-    zoneNames.set(stream, new Map());
-  }
 }
 
 /** @param {string} name */
@@ -133,10 +120,8 @@ async function poll() {
   asking = true;
   try {
     streams = await getStreams(ended.signal);
-    const strangers = streams.filter(({ name }) => !zoneNames.has(name));
-    await Promise.all([lookCloser(), ...strangers.map(({ name }) => learnZones(name))]);
     show();
-    nothing.dataset['why'] = '';
+    await lookCloser();
   } catch (failure) {
     if (ended.signal.aborted) return;
     if (!(failure instanceof Failure)) throw failure;
@@ -144,7 +129,7 @@ async function poll() {
       await unlock(failure);
       return;
     }
-    summary.textContent = failure.title;
+    tell(failure.title);
     document.body.dataset['call'] = 'waiting';
     grid.forget();
     panel.forget();
@@ -155,26 +140,45 @@ async function poll() {
   if (document.visibilityState === 'visible') timer = setTimeout(() => void poll(), POLL_MS);
 }
 
-/** Who watches the stream whose panel is open. */
+/** The stream whose panel is open: who watches, and what its zones and lines count. */
 async function lookCloser() {
   const { name } = panel;
   if (!name) return;
+  const [told, counts] = await Promise.all([whoWatches(name), orNull(getCounts(name, ended.signal)), names.know([name])]);
+  if (panel.name !== name) return;
+  viewers = told;
+  panel.showCounts(names.layout(name), counts);
+  showPanel();
+}
+
+/** @param {string} name @returns {Promise<ViewerNow[]|null>} null where the key does not show them */
+async function whoWatches(name) {
+  if (discreet.has(name)) return null;
+  return orNull(getViewers(name, ended.signal), () => discreet.add(name));
+}
+
+/**
+ * What the server does not tell now is null.
+ * @template T
+ * @param {Promise<T>} asked
+ * @param {() => void} [locked] it never tells this key
+ * @returns {Promise<T|null>}
+ */
+async function orNull(asked, locked) {
   try {
-    const [drawn, counts] = await Promise.all([getLayout(name), getCounts(name, ended.signal)]);
-    if (panel.name === name) panel.showCounts(drawn, counts);
-    zoneNames.set(name, new Map([...drawn.zones, ...drawn.lines].map(({ id, label }) => [id, label])));
-  } catch (failure) {
-    if (!(failure instanceof Failure)) throw failure; // not for this key
-  }
-  if (!seesStats) return;
-  try {
-    const stats = await getStats(ended.signal);
-    viewers = (stats['viewers'] ?? []).filter((/** @type {ViewerNow} */ { stream }) => stream === panel.name);
+    return await asked;
   } catch (failure) {
     if (!(failure instanceof Failure)) throw failure;
-    if (failure.kind === 'locked') seesStats = false;
-    viewers = null;
+    if (failure.kind === 'locked') locked?.();
+    return null;
   }
+}
+
+/** @param {string} words in the head of the page, and for those who listen; not to be repeated */
+function tell(words) {
+  if (summary.textContent === words) return;
+  summary.textContent = words;
+  spoken.textContent = words;
 }
 
 function show() {
@@ -182,11 +186,22 @@ function show() {
   const live = streams.filter((stream) => stream.live).length;
   const watching = streams.reduce((sum, stream) => sum + stream.viewers, 0);
   const all = live === streams.length ? `${live}` : `${live} of ${streams.length}`;
-  const words = streams.length ? `${all} live · ${watching} watching` : 'No streams';
-  if (summary.textContent !== words) summary.textContent = words;
+  const words = streams.length ? [`${all} live`, ` · ${watching} watching`] : ['No streams', ''];
+  if (summary.textContent !== words.join('')) summary.replaceChildren(...words.map(part));
   document.body.dataset['call'] = live ? 'live' : 'idle';
   nothing.hidden = streams.length > 0;
   element('grid', HTMLElement).hidden = streams.length === 0;
+  showPanel();
+}
+
+/** @param {string} text */
+function part(text) {
+  const node = document.createElement('span');
+  node.textContent = text;
+  return node;
+}
+
+function showPanel() {
   const stream = streams.find(({ name }) => name === panel.name);
   if (stream) panel.show(stream, grid.tileOf(stream.name), viewers);
   else panel.close();
@@ -194,7 +209,7 @@ function show() {
 
 /** @param {Failure} failure */
 async function unlock(failure) {
-  summary.textContent = failure.title;
+  tell(failure.title);
   document.body.dataset['call'] = 'failed';
   const why = hasKey() ? `Another one is needed: ${failure.detail}` : 'One that may view the streams.';
   forgetKey();
@@ -207,7 +222,7 @@ async function unlock(failure) {
     again.onclick = () => location.reload();
     return;
   }
-  seesStats = true;
+  discreet.clear();
   asking = false;
   grid.retry();
   void greet();
@@ -249,7 +264,10 @@ for (const id of ['add-open', 'nothing-add']) {
 }
 element('history-open', HTMLButtonElement).addEventListener('click', () => history.open(grid.names, grid.solo));
 document.addEventListener('keydown', (event) => {
-  if (event.key === 'Escape' && grid.solo && !panel.name && !document.fullscreenElement) grid.setSolo(grid.solo);
+  // Whoever is nearer, a list of classes or a dialog, has taken its own.
+  if (event.key !== 'Escape' || event.defaultPrevented || document.fullscreenElement || document.querySelector('dialog[open]')) return;
+  if (panel.name) panel.close();
+  else if (grid.solo) grid.setSolo(grid.solo);
 });
 document.addEventListener('visibilitychange', () => {
   if (document.visibilityState === 'visible') void poll();

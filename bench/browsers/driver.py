@@ -298,6 +298,7 @@ class ChromiumPage(Page):
             deviceScaleFactor=2 if phone else 1,
             mobile=phone,
         )
+        await self._call("Emulation.setTouchEmulationEnabled", enabled=phone)
 
     async def screenshot(self) -> bytes:
         return base64.b64decode((await self._call("Page.captureScreenshot"))["data"])

@@ -19,6 +19,7 @@ LIVE = "document.querySelectorAll('sightline-tile[state=live]').length"
 TILES = "[...document.querySelectorAll('sightline-tile')]"
 CONNECTIONS = f"{TILES}.map((tile) => tile.statistics().connections)"
 SUMMARY = "document.querySelector('#summary').textContent"
+WATCHERS = "document.querySelector('#panel-watchers').innerText"
 TUNE = "document.querySelector('[data-name=yard] .tool[title^=Settings]').click()"
 STREAMS = "fetch('/api/streams').then((r) => r.json()).then((b) => b.streams)"
 MODULES: tuple[tuple[str, object], ...] = (
@@ -73,7 +74,7 @@ async def test_streams_are_shown_tuned_and_put_in_order(
         assert await page.evaluate(NAMES) == ["yard", "attic"]
 
         await page.evaluate(TUNE)
-        await page.wait_for("document.querySelectorAll('#panel-watchers li').length === 1")
+        await page.wait_for(f"{WATCHERS}.startsWith('127.0.0.1') && {WATCHERS}.includes('size')")
         await page.wait_for("!document.querySelector('#classes-open').disabled")
         await page.evaluate(
             "(() => { const s = document.querySelector('#confidence'); s.value = '75';"
@@ -162,8 +163,9 @@ async def test_the_dashboard_asks_for_a_key_and_shows_what_it_may(
         await page.click("#access .primary")
         await page.wait_for(f"{LIVE} === 1")
         assert KEY not in await page.evaluate("document.documentElement.outerHTML")
-        # Changing it for everybody is not for this key, and is said.
+        # Changing it for everybody is not for this key, nor is who watches, and is said.
         await page.evaluate("document.querySelector('.tool[title^=Settings]').click()")
+        await page.wait_for(f"{WATCHERS}.startsWith('1 watching. Who they are is told to')")
         await page.click("#mode input[value=smooth]")
         await page.wait_for("document.querySelector('#panel-said').textContent.includes('scope')")
 
@@ -199,6 +201,94 @@ async def test_the_panel_says_why_pictures_are_not_shown(
             "(window.then ??= performance.now(), performance.now() - window.then > 1100)"
         )
         assert (await page.evaluate(show % "{lost: 20}")).startswith("20, none now")
+
+
+PANEL = """(async (more, viewers) => {
+  const { Panel } = await import('/web/board_panel.js');
+  const stream = { name: 'yard', live: true, source: 'whip', size: [640, 360], fps: 15,
+    viewers: 9, age_s: 9, options: { mode: 'exact', confidence: 0.5, classes: null }, ...more };
+  window.ours ??= new Panel({ closed() {}, changed() {}, draw() {} });
+  if (!window.ours.name) window.ours.open(stream);
+  window.ours.setNames(['person', 'car']);
+  window.ours.show(stream, null, viewers);
+})(%s, %s)"""
+
+
+async def test_who_watches_is_shown_as_text_and_by_what_is_known_of_them(
+    chromium: Browser, server: ServerProcess
+) -> None:
+    known = {
+        "name": "<b>Foyer</b>", "by": "key 0a1b2c3d", "address": "192.0.2.7", "state": "live",
+        "rung": "low", "codec": "H264", "age_s": 61.2, "rtt_ms": 12.4, "packets_sent": 1000,
+        "packets_resent": 20,
+    }  # fmt: skip
+    nameless = known | {"name": "", "rtt_ms": None, "packets_resent": 0, "rung": "full"}
+    async with server, open_page(chromium, camera="none") as page:
+        await page.goto(f"{server.url}dashboard")
+        await page.wait_for("!document.querySelector('#nothing').hidden")
+        await page.evaluate(PANEL % ("{}", json.dumps([known, nameless])))
+        assert (await page.evaluate(WATCHERS)).splitlines() == [
+            "<b>Foyer</b>",
+            "192.0.2.7 · H264 · half size · for 61 s · 12 ms away · 2.0 % sent twice",
+            "key 0a1b2c3d",
+            "192.0.2.7 · H264 · full size · for 61 s",
+        ]
+        await page.evaluate(PANEL % ("{}", json.dumps([known] * 23)))
+        assert (await page.evaluate(WATCHERS)).endswith("and 3 more")
+        await page.evaluate(PANEL % ("{ viewers: 0 }", "null"))
+        assert await page.evaluate(WATCHERS) == "Nobody"
+
+
+async def test_a_phone_reaches_everything_with_a_finger(
+    chromium: Browser, tmp_path: Path, detector_file: Path
+) -> None:
+    small = """[...document.querySelectorAll('button, a, select, input, summary')]
+      .filter((each) => each.checkVisibility() && !each.matches('.segments input, .skip'))
+      .map((each) => [each, (each.closest('label') ?? each).getBoundingClientRect()])
+      .filter(([, { width, height }]) => width > 0 && (width < 44 || height < 44))
+      .map(([{ id, className, tagName }]) => id || className || tagName)"""
+    asked = "performance.getEntriesByType('resource').filter((e) => /streams$/.test(e.name)).length"
+    server = ServerProcess(
+        tmp_path / "server.log", "--demo", "on", "--model", str(detector_file), "--provider", "cpu"
+    )
+    async with server, open_page(chromium, camera="none") as page:
+        await page.set_viewport(390, 844)
+        await page.goto(f"{server.url}dashboard")
+        await page.wait_for("document.querySelectorAll('.cell').length === 1")
+        # What cannot be seen is not pressed.
+        tools = "getComputedStyle(document.querySelector('.cell-tools')).pointerEvents"
+        assert await page.evaluate(tools) == "none"
+        assert await page.evaluate(small) == []
+        await page.evaluate("document.querySelector('.tool[title^=Settings]').focus()")
+        assert await page.evaluate(tools) == "auto"
+        await page.press("Enter")
+        await page.click("#panel summary")
+        await page.wait_for("!document.querySelector('#classes-open').disabled")
+        assert await page.evaluate(small) == []
+        # The list of classes comes from the bottom of the screen and stays on it; one who goes
+        # through it keeps the place while the server is asked again and again.
+        await page.evaluate("document.querySelector('#classes-open').click()")
+        shown = "document.querySelector('#classes-panel').getBoundingClientRect()"
+        where = await page.evaluate(f"(({{ top, bottom }}) => [top, bottom, innerHeight])({shown})")
+        assert 100 < where[0] < where[1] <= where[2]
+        assert await page.evaluate(small) == []
+        await page.evaluate("document.querySelector('#classes-list input').focus()")
+        await page.evaluate(f"void (window.before = {asked})")
+        await page.wait_for(f"{asked} >= window.before + 3")
+        assert await page.evaluate("document.activeElement.value") == "person"
+        # Escape closes what is nearest, then what is around it, wherever the focus is.
+        await page.press("Escape")
+        assert await page.evaluate("document.querySelector('#classes-panel').hidden")
+        assert not await page.evaluate("document.querySelector('#panel').hidden")
+        await page.evaluate("document.activeElement.blur()")
+        await page.press("Escape")
+        assert await page.evaluate("document.querySelector('#panel').hidden")
+        for opener, dialog in (("#add-open", "#add"), ("#history-open", "#history")):
+            await page.evaluate(f"document.querySelector('{opener}').click()")
+            assert await page.evaluate(small) == []
+            assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            await page.press("Escape")
+            assert not await page.evaluate(f"document.querySelector('{dialog}').open")
 
 
 async def test_what_a_server_said_last_is_not_shown_when_it_is_gone(
@@ -258,7 +348,7 @@ async def test_what_comes_from_the_server_is_text_on_the_page(
         await page.wait_for("!document.querySelector('#nothing').hidden")
         await page.evaluate(
             "import('/web/board_events.js').then(({ EventList }) => new EventList("
-            "() => {}, () => {}, (_, zone) => zone)"
+            "() => {}, () => {}, { of: (_, zone) => zone, knowThoseOf: async () => {} })"
             f".add({json.dumps(event)}, true)).then(() => 1)"
         )
         shown = await page.evaluate("document.querySelector('#events-list').textContent")
