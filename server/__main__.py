@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
 from server import __version__
 from server.access.tls import Tls, make_tls
 from server.access.token_command import run_token
-from server.app import SIGNALING, make_app, with_chosen_model, with_demo_decided
+from server.app import INFERENCE, SIGNALING, make_app, with_chosen_model, with_demo_decided
 from server.doctor import port_problem, report_lines, run_doctor
 from server.edge.gate import make_runner
 from server.errors import SettingsError, SightlineError
@@ -88,21 +88,25 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _serve(settings: Settings) -> int:
-    # Before the model is loaded, which may take a while.
+    # Whatever is wrong with the settings is told before the model is loaded, which takes a while.
     if problem := port_problem(settings):
         raise SettingsError(problem)
     tls = make_tls(settings, media_addresses())
     limit_arenas()
     # Without this a thread may hold the interpreter for 5 ms while a packet waits.
     sys.setswitchinterval(settings.server.switch_interval_ms / 1000)
+    app = make_app(settings, None)
     detector = make_detector(settings)
+    if detector is not None:
+        app[INFERENCE].begin_with(detector)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_run(settings, detector, tls))
+        return runner.run(_run(settings, app, detector, tls))
 
 
-async def _run(settings: Settings, detector: Detector | None, tls: Tls | None) -> int:
+async def _run(
+    settings: Settings, app: web.Application, detector: Detector | None, tls: Tls | None
+) -> int:
     stop = _stop_on_signal()
-    app = make_app(settings, detector)
     runner = make_runner(app, settings)
     await runner.setup()
     context = tls.context if tls is not None else None

@@ -250,7 +250,7 @@ def make_recorder(
 ) -> ClipRecorder:
     """Clips of the streams whose zones are watched, beside the database of their events."""
     clips = settings.clips
-    folder = Path(clips.clips_dir) if clips.clips_dir else state_folder(settings.auth) / "clips"
+    folder = clips_folder(settings)
     if clips.clips and not journal.stores:
         logger.warning("clips: nothing is recorded without a store")
         clips = replace(clips, clips=False)
@@ -268,6 +268,13 @@ def make_recorder(
         store,
         journal.happened,
     )
+
+
+def clips_folder(settings: Settings) -> Path:
+    """Where clips lie, if there are any."""
+    if settings.clips.clips_dir:
+        return Path(settings.clips.clips_dir)
+    return state_folder(settings.auth) / "clips"
 
 
 def forgetting_pictures(streams: Streams, recorder: ClipRecorder) -> Callable[[str], None]:

@@ -8,19 +8,22 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
 from server import __version__
 from server.access.auth import is_required
 from server.access.tls import is_on
+from server.app import clips_folder, make_app
 from server.detections import EngineReport
 from server.detector.load import load_detector
 from server.detector.trial import try_apart
-from server.errors import SightlineError
+from server.errors import SettingsError, SightlineError
 from server.rtc.addresses import media_addresses
 from server.rtc.encoders.probe import choose_h264
-from server.settings import Settings
+from server.settings import SECRET_LENGTH_AT_LEAST, Settings
+from server.state_files import state_folder, unwritable
 
 PACKAGES = ("aiortc", "aioice", "av", "aiohttp", "numpy", "opencv-python-headless", "uvloop")
 RUNTIMES = ("onnxruntime-openvino", "onnxruntime-gpu", "onnxruntime")
@@ -54,7 +57,24 @@ def report_lines(
     )
     lines.append(f"  limits     {settings.session.max_sessions} calls")
     lines.append(f"  access     {_access(settings)}")
+    lines.append(f"  kept       {_kept(settings)}")
     return lines
+
+
+def _kept(settings: Settings) -> str:
+    """Where zones, events and clips go, and why they cannot where that is so."""
+    folder = state_folder(settings.auth)
+    text = f"zones and events in {folder}"
+    if settings.store.store != "auto":
+        events = "nowhere" if settings.store.store == "off" else "where store says"
+        text = f"zones in {folder}, events {events}"
+    told = [(text, unwritable(folder))]
+    if settings.clips.clips:
+        clips = clips_folder(settings)
+        told.append((f"clips in {clips}", unwritable(clips)))
+    else:
+        told.append(("no clips", ""))
+    return ", ".join(f"{what} (NOT NOW: {why})" if why else what for what, why in told)
 
 
 def run_doctor(settings: Settings, *, as_json: bool) -> int:
@@ -74,16 +94,30 @@ def run_doctor(settings: Settings, *, as_json: bool) -> int:
     for line in report_lines(settings, engines):
         print(line)
     no_port = port_problem(settings)
+    wrong = settings_problem(settings)
     packages = _versions()
     print(f"  load       {load_s:.1f} s for the detector, parity {_parity(settings, engines)}")
     print(f"  python     {platform.python_version()} on {platform.platform()}")
     print(f"  packages   {', '.join(f'{name} {version}' for name, version in packages.items())}")
-    for text in (problem, no_port):
-        if text:
-            print(f"  PROBLEM    {text}", file=sys.stderr)
+    problems = [text for text in (problem, no_port, wrong) if text]
+    for text in problems:
+        print(f"  PROBLEM    {text}", file=sys.stderr)
     if as_json:
-        print(json.dumps(_json(settings, engines, packages, [problem, no_port])))
-    return 1 if problem or no_port else 0
+        print(json.dumps(_json(settings, engines, packages, problems)))
+    return 1 if problems else 0
+
+
+def settings_problem(settings: Settings) -> str:
+    """Why the application could not be put together with these settings; empty where it can. A
+    secret that is still to be made is not made: it would belong to whoever asks the doctor."""
+    auth = settings.auth
+    if not auth.token_secret:
+        settings = replace(settings, auth=replace(auth, token_secret="." * SECRET_LENGTH_AT_LEAST))
+    try:
+        make_app(settings, None)
+    except SettingsError as error:
+        return str(error)
+    return ""
 
 
 def _parity(settings: Settings, engines: Sequence[EngineReport]) -> str:
@@ -191,5 +225,5 @@ def _json(
         "media_addresses": media_addresses(),
         "port_range": settings.rtc.port_range,
         "packages": packages,
-        "problems": [text for text in problems if text],
+        "problems": problems,
     }

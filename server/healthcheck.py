@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S, context=context) as reply:
             return 0 if reply.status == 200 else 1
     except (urllib.error.URLError, OSError) as error:
-        print(f"{url}: {error}", file=sys.stderr)
+        reason = getattr(error, "reason", error)
+        print(f"{url}: {getattr(reason, 'strerror', None) or reason}", file=sys.stderr)
         return 1
 
 

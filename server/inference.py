@@ -129,6 +129,10 @@ class InferenceWorker:
         )
         return turn
 
+    def begin_with(self, detector: Detector) -> None:
+        """The first detector, where it was not there yet when this was made; before `start`."""
+        self._install(detector)
+
     def start(self) -> None:
         self._turn.thread.start()
 

@@ -335,6 +335,8 @@ def resolve_model(model: str, cache_dir: str | Path = "") -> Path:
         raise ModelError(f"{model}: {PYTORCH_ADVICE}")
     if path.is_file():
         return path
+    if path.is_dir():
+        raise ModelError(f"{model}: a folder; name the ONNX file in it")
     entry = find_entry(model)
     if entry is not None:
         cached = Path(cache_dir or DEFAULT_CACHE_DIR).expanduser() / entry.file_name

@@ -39,6 +39,7 @@ SOURCE_SCHEMES = (
 )
 STREAM_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 STREAM_NAME_RULE = "a name has 1 to 64 of A-Z, a-z, 0-9, _ and -"
+SECRET_LENGTH_AT_LEAST = 32
 
 
 def key(

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import yaml
 
 from server.errors import SettingsError
-from server.settings import CODECS, GROUPS, Settings
+from server.settings import CODECS, GROUPS, SECRET_LENGTH_AT_LEAST, Settings
 
 ENVIRONMENT_PREFIX = "SIGHTLINE_"
 
@@ -213,8 +213,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"config: {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        line = str(error).splitlines()[0]
-        raise SettingsError(f"config: {path} is not YAML: {line}") from None
+        raise SettingsError(f"config: {path} is not YAML: {_yaml_fault(error)}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -230,7 +229,16 @@ def _from_file(path: Path) -> dict[str, Any]:
     return values
 
 
+def _yaml_fault(error: Exception) -> str:
+    """What is wrong and in which line, where the parser knows."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return str(error).splitlines()[0]
+
+
 def _check_together(settings: Settings) -> None:
+    if 0 < len(settings.auth.token_secret) < SECRET_LENGTH_AT_LEAST:
+        raise SettingsError(f"token_secret: shorter than {SECRET_LENGTH_AT_LEAST} characters")
     settings.rtc.port_pair()
     settings.server.addresses()
     for url in settings.rtc.ice_servers:

@@ -6,9 +6,7 @@ import secrets
 from pathlib import Path
 
 from server.errors import SettingsError
-from server.settings import AuthSettings
-
-SECRET_LENGTH_AT_LEAST = 32
+from server.settings import SECRET_LENGTH_AT_LEAST, AuthSettings
 
 
 def state_folder(settings: AuthSettings) -> Path:
@@ -17,6 +15,15 @@ def state_folder(settings: AuthSettings) -> Path:
         return Path(settings.state_dir)
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else Path.home() / ".local" / "state") / "sightline"
+
+
+def unwritable(folder: Path) -> str:
+    """Why nothing can be written there; empty where it can. Makes nothing: folders that are not
+    there yet are judged by the nearest one that is."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        return f"{nearest} is no folder"
+    return "" if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} cannot be written"
 
 
 def read_private(path: Path, what: str) -> str | None:

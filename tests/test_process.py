@@ -179,8 +179,10 @@ async def test_sigint_stops_as_well() -> None:
         (["--tls-certificate", "nowhere.pem", "--port", "0"], ["tls_certificate", "nowhere.pem"]),
         (["--host", "nowhere.invalid"], ["host", "nowhere.invalid"]),
         (["--listen", "127.0.0.1:1", "--listen", "127.0.0.1:1"], ["listen", "127.0.0.1:1"]),
-        # Found only when the model is there, whose other shapes are just being made.
         (["--port", "0", "--auth", "on", "--api-keys", "short"], ["api_keys", "24 to 200"]),
+        (["--port", "0", "--announce", "name"], ["announce", "IP address"]),
+        (["--port", "0", "--webhook-urls", "name"], ["webhook_urls", "http://"]),
+        (["--model", "server"], ["server: a folder"]),
     ],
 )
 def test_a_wrong_start_is_one_clear_line_and_exit_code_2(
@@ -191,6 +193,7 @@ def test_a_wrong_start_is_one_clear_line_and_exit_code_2(
     lines = [line for line in result.stderr.splitlines() if line.startswith("sightline:")]
     assert len(lines) == 1, result.stderr
     assert "Traceback" not in result.stderr
+    assert "INFO server.detector" not in result.stderr, "told before the model is loaded"
     for part in told:
         assert part in lines[0]
 
@@ -261,9 +264,23 @@ def test_doctor_tells_what_would_run_and_fails_when_it_would_not() -> None:
     good = run_server("doctor", "--json", "--port", "0")
     assert good.returncode == 0, good.stderr
     assert '"h264_encoder"' in good.stdout.splitlines()[-1]
-    bad = run_server("doctor", "--model", "nowhere.onnx", "--port", "0")
+    bad = run_server("doctor", "--model", "nowhere.onnx", "--port", "0", "--announce", "name")
     assert bad.returncode == 1
-    assert "PROBLEM" in bad.stderr
+    assert "PROBLEM    nowhere.onnx" in bad.stderr
+    assert "PROBLEM    announce" in bad.stderr
+
+
+def test_doctor_makes_no_secret_and_says_where_nothing_can_be_kept(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run_server(
+        "doctor", "--model", "none", "--port", "0", "--auth", "on", "--clips", "on",
+        "--state-dir", str(tmp_path / "state"), "--clips-dir", str(tmp_path / "file" / "clips"),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    kept = next(line for line in result.stdout.splitlines() if line.startswith("  kept"))
+    assert f"zones and events in {tmp_path / 'state'}, clips in" in kept
+    assert f"(NOT NOW: {tmp_path / 'file'} is no folder)" in kept
 
 
 async def test_a_killed_peer_is_noticed_and_freed() -> None:

@@ -123,7 +123,9 @@ def test_a_wrong_value_is_refused_in_one_line_that_names_it(
     [
         ("prot: 8080\n", "prot: no such setting"),
         ("- port\n", "not a list of"),
-        ("port: [1\n", "is not YAML"),
+        ("host: a\nport: [1\n", "is not YAML: line 3: expected"),
+        ("\tport: 1\n", "is not YAML: line 1: found character"),
+        ("token_secret: short\n", "token_secret: shorter than 32"),
         ("port: 1\nhost: a\nport: 2\n", "port: in line 1 and again in 3"),
         ("port: {a: 1}\n", "port"),
         ("model: [a, b]\n", "model"),

@@ -23,11 +23,11 @@ ORT_NAMES = {
 # TensorRT is not tried unasked: it builds for minutes when it first meets a model.
 AUTO_ORDER = ("cuda", "coreml", "directml", "openvino", "cpu")
 INSTALL_HINTS = {
-    "tensorrt": "install onnxruntime-gpu and TensorRT",
-    "cuda": "install onnxruntime-gpu",
+    "tensorrt": "`make environment RUNTIME=gpu` brings it; TensorRT itself comes from NVIDIA",
+    "cuda": "`make environment RUNTIME=gpu` brings it",
     "coreml": "it is part of onnxruntime on macOS",
     "directml": "install onnxruntime-directml (Windows)",
-    "openvino": "install onnxruntime-openvino",
+    "openvino": "`make environment RUNTIME=openvino` brings it",
 }
 MAX_AUTO_THREADS = 8
 

@@ -119,7 +119,7 @@ def test_openvino_gets_its_precision_as_json_text(model: ModelFile) -> None:
     ("host", "provider", "precision", "reason"),
     [
         (CPU, "cuda", "auto", "cuda is not in this onnxruntime"),
-        (CPU, "tensorrt", "auto", "install onnxruntime-gpu and TensorRT"),
+        (CPU, "tensorrt", "auto", "RUNTIME=gpu` brings it; TensorRT"),
         (OPENVINO, "openvino", "fp16", "BF16, not FP16"),
         (OLD_OPENVINO, "openvino", "bf16", "bf16 cannot be computed here"),
         (CPU, "cpu", "fp16", "fp16 cannot be computed here"),
