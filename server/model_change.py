@@ -14,7 +14,7 @@ from typing import Protocol
 
 from server.errors import NotFoundError, UnavailableError
 from server.inference import Detector
-from server.model_registry import DEFAULT_CACHE_DIR, REGISTRY
+from server.model_registry import DEFAULT_CACHE_DIR, REGISTRY, find_entry
 from server.settings import DetectorSettings
 
 ADOPTION_TIMEOUT_S = 5.0
@@ -69,7 +69,11 @@ class ModelChanger:
         for name in names:
             if name not in files:
                 known = ", ".join(sorted(files)) or "none"
-                raise NotFoundError(f"model: {name[:60]!r} is not on this machine; known: {known}")
+                entry = find_entry(name)
+                hint = f"; `python -m tools.fetch_model {entry.name}` fetches it" if entry else ""
+                raise NotFoundError(
+                    f"model: {name[:60]!r} is not on this machine; known: {known}{hint}"
+                )
         if self._changing:
             raise UnavailableError("model: another one is being loaded", RETRY_AFTER_S)
         self._changing = True

@@ -129,6 +129,8 @@ class EventApi:
     async def websocket(self, request: web.Request) -> web.WebSocketResponse:
         """The same as JSON text messages: `?stream=porch,yard`, `?topics=detections,events`."""
         wish = self._wish(request, (DETECTIONS, STATUS))
+        if not web.WebSocketResponse().can_prepare(request).ok:
+            raise MalformedError("Upgrade: a WebSocket is wanted here")
         listener = self._admit(request, wish, "websocket")
         reader: asyncio.Task[None] | None = None
         try:

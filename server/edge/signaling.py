@@ -221,7 +221,7 @@ async def refuse_honestly(request: web.Request, handler: Handler) -> web.StreamR
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        response = _problem(request, error.status, error.reason, error.reason)
+        response = _problem(request, error.status, error.reason, _router_s_refusal(request, error))
         if "Allow" in error.headers:
             response.headers["Allow"] = error.headers["Allow"]
     except ConnectionResetError:
@@ -235,6 +235,15 @@ async def refuse_honestly(request: web.Request, handler: Handler) -> web.StreamR
             response.headers.setdefault(name, value)
         response.headers.setdefault("Cache-Control", "no-store")
     return response
+
+
+def _router_s_refusal(request: web.Request, error: web.HTTPException) -> str:
+    """What the router knows only as a status, in a sentence that helps."""
+    if error.status == 404:
+        return "no such address here, or no such id in it; /api/openapi.json lists the routes"
+    if error.status == 405:
+        return f"{request.method} is not taken here; {error.headers.get('Allow', 'nothing')} is"
+    return error.reason
 
 
 def _problem(request: web.Request, status: int, title: str, detail: str) -> web.Response:

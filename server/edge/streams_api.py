@@ -12,8 +12,9 @@ from aiohttp import web
 
 from server.access.auth import Principal
 from server.edge.gate import GATE, authorize, json_body, principal_of
-from server.errors import MalformedError
+from server.errors import MalformedError, UnprocessableError
 from server.pull.pulls import Pulls, PullStatistics
+from server.settings import STREAM_NAME, STREAM_NAME_RULE
 from server.status import plain
 from server.stills import StillsStatistics
 from server.stream import Stream, StreamStatistics
@@ -63,6 +64,8 @@ class StreamsApi:
             or not isinstance(options, dict)
         ):
             raise MalformedError("body: not a JSON object with name, source and perhaps options")
+        if not STREAM_NAME.fullmatch(name):
+            raise UnprocessableError(f"name: {STREAM_NAME_RULE}")
         authorize(request, "control", name)
         await self.pulls.add_for_caller(name, source, options)
         response = self._one(name, status=201)

@@ -379,7 +379,7 @@ async def test_beginning_a_source_takes_control_of_its_stream(tmp_path: Path) ->
             (FRONT, "yard", 403),
             (FRONT, "front-door", 201),
             (ADMIN, "yard", 201),
-            (ADMIN, "no/name", 404),
+            (ADMIN, "no/name", 422),
         ):
             body = {"name": name, "source": "file:clip.mp4"}
             found, _ = await server.ask("POST", "/api/streams", secret, json=body)

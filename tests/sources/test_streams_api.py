@@ -95,6 +95,33 @@ async def test_ending_a_stream_ends_its_source_and_its_viewers() -> None:
         assert (await ask(server, "DELETE", "/api/streams/yard"))[0] == 404
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "detail"),
+    [
+        (
+            "POST",
+            "/api/streams",
+            {"name": "a b", "source": "demo"},
+            422,
+            "name: a name has 1 to 64",
+        ),
+        ("GET", "/api/nowhere", None, 404, "/api/openapi.json lists the routes"),
+        ("GET", "/api/events/no-id", None, 404, "no such id"),
+        ("PATCH", "/api/streams", {}, 405, "PATCH is not taken here; GET,HEAD,POST is"),
+        ("PUT", "/api/model", {"model": "yolox-s"}, 404, "`python -m tools.fetch_model yolox-s`"),
+        ("GET", "/ws/detections", None, 400, "Upgrade: a WebSocket is wanted here"),
+        ("GET", "/ws/stream", None, 400, "Upgrade: a WebSocket is wanted here"),
+    ],
+)
+async def test_a_refusal_says_what_to_do(
+    method: str, path: str, body: object, status: int, detail: str
+) -> None:
+    async with streaming() as server:
+        found, problem = await ask(server, method, path, json=body)
+        assert found == status, problem
+        assert detail in problem["detail"]
+
+
 async def test_without_a_source_there_are_no_options_to_change() -> None:
     async with streaming() as server:
         async with sending(server, "yard"):
