@@ -53,9 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 command = cast(Command, importlib.import_module(module))
             except ModuleNotFoundError as error:
-                wanted = "`make environment EXTRAS=dev` brings it"
-                print(f"bench: {error.name} is not installed: {wanted}", file=sys.stderr)
-                return NOT_MEASURED
+                return _missing(error)
             command.add_arguments(added)
     options = parser.parse_args(given)
     assert command is not None, "the parser takes only what COMMANDS names"
@@ -66,9 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, "json", False):
             print(json.dumps({"bench": options.bench, "error": str(error)}))
         return WRONG_USAGE if isinstance(error, UsageError) else NOT_MEASURED
+    except ModuleNotFoundError as error:
+        # What a command imports late, when it has something to measure.
+        return _missing(error)
     except KeyboardInterrupt:
         print("bench: stopped", file=sys.stderr)
         return NOT_MEASURED
+
+
+def _missing(error: ModuleNotFoundError) -> int:
+    wanted = "`make environment EXTRAS=dev` brings it"
+    print(f"bench: {error.name} is not installed: {wanted}", file=sys.stderr)
+    return NOT_MEASURED
 
 
 if __name__ == "__main__":

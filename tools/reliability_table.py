@@ -29,6 +29,9 @@ COLUMNS = "| case | what it did | wanted | verdict | seed |\n|---|---|---|---|--
 def main(arguments: Sequence[str]) -> int:
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     for folder in arguments:
+        if not Path(folder).is_dir():
+            print(f"{folder}: no such folder; --matrix-out of the tests makes it", file=sys.stderr)
+            return 1
         take(record, Path(folder))
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     RECORD.write_text(text, encoding="utf-8")

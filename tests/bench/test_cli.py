@@ -1,6 +1,7 @@
 """`python -m bench`: help, refusals, exit codes."""
 
 import json
+import sys
 
 import pytest
 
@@ -65,3 +66,15 @@ def test_a_bench_without_its_packages_says_what_brings_them(
     monkeypatch.setitem(COMMANDS, "soak", ("no_such_package", "line"))
     assert main(["soak"]) == NOT_MEASURED
     assert "no_such_package is not installed: `make environment" in capsys.readouterr().err
+
+
+def test_a_package_that_is_missed_only_while_measuring_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # `None` there makes the import fail as it does without the package.
+    monkeypatch.setitem(sys.modules, "bench.environment", None)
+    monkeypatch.delattr("bench.environment", raising=False)
+    assert main(["stages", "--model", "nowhere.onnx"]) == NOT_MEASURED
+    error = capsys.readouterr().err
+    assert "is not installed: `make environment EXTRAS=dev` brings it" in error
+    assert error.count("\n") == 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tools.reliability_table import PAGE, RECORD, ROOT, order, page, take
+from tools.reliability_table import PAGE, RECORD, ROOT, main, order, page, take
 
 pytestmark = pytest.mark.unit
 
@@ -76,3 +76,8 @@ def test_news_replace_what_was_known(tmp_path: Path) -> None:
 def test_cases_are_in_the_order_of_the_matrix() -> None:
     names = ["H2", "N10", "N9 up", "F1", "N9 down", "L4"]
     assert sorted(names, key=order) == ["N9 down", "N9 up", "N10", "F1", "H2", "L4"]
+
+
+def test_a_folder_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["no-such-folder"]) == 1
+    assert "no-such-folder: no such folder" in capsys.readouterr().err
