@@ -68,9 +68,10 @@ format: ## Rewrite the sources in house format
 	@$(RUN) -m ruff check --quiet --fix . || true
 	@$(RUN) -m ruff format .
 
-document: ## Rewrite what is made from tables: docs/configuration.md and the Grafana dashboard
+document: ## Rewrite what is made from tables: docs/configuration.md, docs/api.md, the Grafana dashboard
 	@$(SETUP)
 	@$(RUN) -m tools.document_settings
+	@$(RUN) -m tools.document_api
 	@$(RUN) -m tools.make_dashboard
 
 environment: ## Set up only; EXTRAS="train evaluate" adds what those tools need

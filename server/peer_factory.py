@@ -41,6 +41,7 @@ class PeerFactory:
         self._encoders = encoders
         self._frame_sink = frame_sink
         self._scenes = scenes
+        self._rtc_options()  # a mistake in the settings ends the start, not the first call
 
     def session(
         self, session_id: str, options: CallOptions, publication: Publication | None

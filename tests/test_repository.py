@@ -1,5 +1,6 @@
 """What the repository promises about itself: pins, documents, sizes, nothing of one machine."""
 
+import argparse
 import ast
 import importlib.metadata
 import re
@@ -14,7 +15,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import server
-from tools import document_settings
+from server.settings_loading import KEYS, load_settings
+from tools import document_api, document_settings
 
 pytestmark = pytest.mark.unit
 
@@ -218,6 +220,61 @@ def test_everything_the_image_copies_is_there() -> None:
 def test_page_of_settings_is_the_table_of_settings() -> None:
     written = document_settings.DOCUMENT.read_text(encoding="utf-8")
     assert written == document_settings.document(), "run `make document`"
+
+
+def test_page_of_routes_is_what_the_router_has() -> None:
+    written = document_api.DOCUMENT.read_text(encoding="utf-8")
+    assert written == document_api.document(written), "run `make document`"
+
+
+def pages() -> list[tuple[str, str]]:
+    """The pages of docs/, by file name."""
+    return [(path.name, text) for path, text in texts(".md") if path.parent == Path("docs")]
+
+
+def test_every_page_begins_with_a_sentence_that_says_what_it_is_for() -> None:
+    wrong = []
+    for name, text in pages():
+        heading, _, rest = re.sub(r"<!--.*?-->\n", "", text, flags=re.DOTALL).partition("\n\n")
+        if not heading.startswith("# ") or not re.match(r"`?/?[A-Za-z]", rest.lstrip()):
+            wrong.append(name)
+    assert wrong == []
+
+
+def test_every_page_is_in_the_list_of_pages() -> None:
+    listed = set(
+        re.findall(r"\]\(([a-z_]+\.md)\)", (ROOT / "docs" / "README.md").read_text("utf-8"))
+    )
+    assert listed == {name for name, _ in pages()} - {"README.md"}
+
+
+def test_every_setting_the_documents_use_exists() -> None:
+    flags = {row.flag for row in KEYS} | {"--config", "--help", "--json", "--version"}
+    of_token = {"--scope", "--stream", "--ttl", "--key"}
+    variables = {row.variable for row in KEYS} | {"SIGHTLINE_CONFIG"}
+    missing = []
+    for path, text in texts(".md"):
+        code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text, flags=re.DOTALL))
+        commands = re.findall(r"-m server\b(?!\.)(?:[^`\n|]|\\\n)*", code)
+        commands += re.findall(r'make serve ARGS="([^"]*)"', code)
+        for command in commands:
+            known = flags | (of_token if "token" in command.split() else set())
+            used = re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", command.partition(" #")[0])
+            missing += [f"{path}: {flag}" for flag in used if flag not in known]
+        used = re.findall(r"\bSIGHTLINE_[A-Z_]+\b", code)
+        missing += [f"{path}: {name}" for name in used if name not in variables]
+    assert missing == []
+
+
+def test_every_settings_file_in_the_documents_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "sightline.yaml"
+    seen = 0
+    for _, text in pages():
+        for block in re.findall(r"```yaml\n(# sightline\.yaml\n.*?)```", text, flags=re.DOTALL):
+            file.write_text(block)
+            load_settings(argparse.Namespace(config=str(file)), {})
+            seen += 1
+    assert seen >= 3
 
 
 def anchors(markdown: str) -> set[str]:

@@ -14,7 +14,8 @@ INTRODUCTION = """\
 
 <!-- Written by `make document` from server/settings.py: change the text there. -->
 
-Every setting has one name and three places. The stronger place wins:
+All settings, with their defaults and what they may be. Each has one name and three places; the
+stronger place wins:
 
 1. a flag: `python -m server --port 9000`, or `make serve ARGS="--port 9000"`
 2. an environment variable: `SIGHTLINE_PORT=9000`
