@@ -16,7 +16,7 @@ from aiortc import RTCDataChannel, RTCRtpTransceiver
 from aiortc.mediastreams import MediaStreamTrack
 
 from server.call_options import CallOptions
-from server.clock import now_ns, ns_to_ms
+from server.clock import now_ns
 from server.data_channel import CHANNEL_LABEL, DetectionChannel
 from server.detections import Detections
 from server.errors import UnprocessableError
@@ -25,19 +25,17 @@ from server.frame import Frame, FrameSink, Stamps
 from server.logs import log_event, short
 from server.messages import frame_message
 from server.offer import Offer, video_codec
-from server.overlay import Painter
 from server.peer_life import PeerLife
+from server.returning import Returning
 from server.rtc.assembly import EncodedFrame
 from server.rtc.decoding import DecodedFrame
 from server.rtc.peer import PeerConnection, PeerStatistics
 from server.rtc.receiver import RemoteVideoTrack, VideoReceiver
-from server.rtc.relay import RelayedTime, RelayedTimes
+from server.rtc.relay import RelayedTime
 from server.rtc.sender import VideoSender
 from server.settings import SessionSettings
 from server.shot import Shot
 from server.stream import Publication
-from server.telemetry import DurationRecorder, RateMeter
-from server.tracks import OutgoingPicture, OutgoingVideoTrack
 
 logger = logging.getLogger(__name__)
 
@@ -79,15 +77,16 @@ class Session:
         self._peer = peer
         self._inference = inference
         self._frame_sink = frame_sink
+        self._analyst = analyst
         self._describe = describe
         self._told_names: tuple[str, ...] = ()
         self._publication = publication
         self._returns_picture = publication is None or publication.returns_picture
         self._codec = ""
         self._loop = asyncio.get_running_loop()
-        self._outgoing = OutgoingVideoTrack()
         self._channel = DetectionChannel()
-        self._painter = Painter()
+        self._returning = Returning(frame_sink, self._on_shown)
+        self._receiver: VideoReceiver | None = None
         self._life = PeerLife(session_id, peer, settings)
         self._feed = Feed(
             session_id,
@@ -98,17 +97,6 @@ class Session:
             self._on_detected,
             analyst,
         )
-        self._frames_out = 0
-        self._frames_out_rate = RateMeter()
-        self._server_ms = DurationRecorder()
-        self._last_sent = Stamps()
-        self._analyst = analyst
-        self._receiver: VideoReceiver | None = None
-        # What returns pictures to the caller, from the answer on.
-        self._sender: VideoSender | None = None
-        self._keeps_time = False
-        # In `data`: when frames left as they came, by their incoming time.
-        self._forwarded = RelayedTimes()
 
     # --- the story of a call, on the loop ---
 
@@ -117,12 +105,12 @@ class Session:
         self._peer.on("track", self._on_track)
         self._peer.on("datachannel", self._on_datachannel)
         if self._returns_picture:
-            self._peer.addTrack(self._outgoing)
+            self._peer.addTrack(self._returning.track)
         sdp = await self._life.answer(offer, self._direct)
         self._codec = video_codec(sdp)
         video = self._video_transceiver()
         if self._returns_picture and video is not None and isinstance(video.sender, VideoSender):
-            self._sender = video.sender
+            self._returning.begin(video.sender)
         self._feed.open()
         return sdp
 
@@ -192,28 +180,8 @@ class Session:
             self._publication.hide(covered)
             if not covered:
                 self._publication.forward(encoded, ticks, wish_at_source)
-        if self._sender is not None:
-            self._return_as_it_came(self._sender, encoded, ticks, covered)
-
-    def _return_as_it_came(
-        self, sender: VideoSender, encoded: EncodedFrame, ticks: int, covered: bool
-    ) -> None:
-        """In `data` the caller gets its own packets back; else it keeps to their media time."""
-        assert self._receiver is not None
-        if not self._keeps_time:
-            self._keeps_time = True
-            sender.keep_time(encoded.rtp_timestamp - ticks)
-        if self._feed.options.mode != "data" or covered or not encoded.payloads:
-            sender.stop_forwarding()
-            return
-        rtp_timestamp = sender.forward(encoded, ticks, self._receiver.wish_keyframe)
-        if rtp_timestamp is None:
-            # Encoded pictures go on until a first one can be forwarded, or instead.
-            return
-        at_ns = now_ns()
-        self._forwarded.note(encoded.rtp_timestamp, RelayedTime(rtp_timestamp, at_ns))
-        stamps = Stamps(encoded.received_at_ns, encoded.assembled_at_ns, sent_at_ns=at_ns)
-        self._count_sent(stamps)
+        wanted = self._feed.options.mode == "data" and not covered
+        self._returning.pass_on(encoded, ticks, wish_at_source, wanted=wanted)
 
     def _on_decoded(self, decoded: DecodedFrame) -> None:
         """On the decoder thread: to the detector, or past it."""
@@ -232,65 +200,47 @@ class Session:
         """On either thread: the next picture. In `exact` the message of its boxes follows once its
         last packet has left."""
         if self._publication is None:
-            self._call_soon(self._return, shot)
+            self._call_soon(self._returning.show, shot)
         else:
             self._call_soon(self._publish, self._publication, shot)
-
-    def _return(self, shot: Shot) -> None:
-        """On the loop: a picture for the caller, unless it gets its own as they came."""
-        sender = self._sender
-        if sender is None or not sender.forwards:
-            self._outgoing.offer(OutgoingPicture(shot, self._painter, self._on_sent))
 
     def _publish(self, publication: Publication, shot: Shot) -> None:
         """On the loop: a picture for the caller, where it wants one, and for all who watch."""
         if self._returns_picture:
-            self._return(shot)
+            self._returning.show(shot)
         publication.offer(shot)
 
-    def _on_sent(self, picture: OutgoingPicture, stamps: Stamps) -> None:
-        """On the loop, after a picture's last packet."""
-        self._count_sent(stamps)
-        shot = picture.shot
-        if (
-            shot.detections is not None
-            and stamps.boxed_at_ns
-            and self._feed.options.mode == "exact"
-        ):
+    def _on_shown(self, shot: Shot, stamps: Stamps) -> None:
+        """On the loop: a picture has left with its boxes drawn."""
+        exact = self._feed.options.mode == "exact"
+        if exact and shot.detections is not None and stamps.boxed_at_ns:
             self._send_detections(shot.frame, shot.detections, stamps)
-
-    def _count_sent(self, stamps: Stamps) -> None:
-        self._frames_out += 1
-        self._frames_out_rate.add(stamps.sent_at_ns)
-        self._last_sent = stamps
-        self._server_ms.add_ms(ns_to_ms(stamps.sent_at_ns - stamps.received_at_ns))
-        self._frame_sink.record(stamps)
 
     def _tell_ahead(self, frame: Frame, detections: Detections, mode: str) -> None:
         """On the loop: boxes of a picture that did not wait for them."""
         if mode == "smooth" and self._publication is not None:
             self._publication.detected(frame, detections)
-        forwarded = self._forwarded.of(frame.rtp_timestamp)
-        if forwarded is not None:
+        passed_on = self._returning.passed_on(frame.rtp_timestamp)
+        if passed_on is not None:
             self._frame_sink.record(frame.stamps)
-        self._send_detections(frame, detections, frame.stamps, forwarded)
+        self._send_detections(frame, detections, frame.stamps, passed_on)
 
     def _send_detections(
         self,
         frame: Frame,
         detections: Detections,
         stamps: Stamps,
-        forwarded: RelayedTime | None = None,
+        passed_on: RelayedTime | None = None,
     ) -> None:
         """On the loop. In `exact` the picture has left and every stage is this frame's own; in
         `smooth` pictures do not wait for boxes, so the later stages are those of the last one; in
         `data` there are none, and `rtp_timestamp` is that of the very picture that was returned."""
         if self._inference.names is not self._told_names:
             self._channel.send({"type": "hello", **self._hello()})
-        last, rtp_timestamp = self._last_sent, frame.rtp_timestamp
-        if forwarded is not None:
-            last = Stamps(received_at_ns=stamps.received_at_ns, sent_at_ns=forwarded.sent_at_ns)
-            rtp_timestamp = forwarded.rtp_timestamp
+        last, rtp_timestamp = self._returning.last_sent, frame.rtp_timestamp
+        if passed_on is not None:
+            last = Stamps(received_at_ns=stamps.received_at_ns, sent_at_ns=passed_on.sent_at_ns)
+            rtp_timestamp = passed_on.rtp_timestamp
         at_ns = now_ns()
         message = frame_message(
             self.id,
@@ -302,7 +252,7 @@ class Session:
         )
         message |= {
             "fps_in": self._feed.statistics(at_ns).fps,
-            "fps_out": round(self._frames_out_rate.per_second(at_ns), 1),
+            "fps_out": self._returning.fps(at_ns),
             "dropped": self._dropped(at_ns),
         }
         self._channel.send(message)
@@ -322,7 +272,7 @@ class Session:
         self._feed.close()
         if self._publication is not None:
             self._publication.end()
-        self._outgoing.stop()
+        self._returning.stop()
 
     # --- what others ask of a call, on the loop ---
 
@@ -363,18 +313,18 @@ class Session:
 
     def statistics(self) -> SessionStatistics:
         at_ns = now_ns()
-        incoming = self._feed.statistics(at_ns)
+        incoming, returned = self._feed.statistics(at_ns), self._returning.statistics(at_ns)
         return SessionStatistics(
             session=self.id,
             state=self._life.state,
             options=self._feed.options,
             age_s=self._life.age_s,
             frames_in=incoming.frames,
-            frames_out=self._frames_out,
+            frames_out=returned.frames,
             fps_in=incoming.fps,
-            fps_out=round(self._frames_out_rate.per_second(at_ns), 1),
+            fps_out=returned.fps,
             size_wh=incoming.size_wh,
-            server_ms=self._server_ms.statistics().to_json(),
+            server_ms=returned.server_ms.to_json(),
             dropped=self._dropped(at_ns),
             peer=self._peer.statistics(),
         )
@@ -402,10 +352,7 @@ class Session:
             "replaced": incoming.dropped_replaced,
             # It had waited for the detector for too long.
             "stale": incoming.dropped_stale,
-            # A newer picture came before the encoder had time for it.
-            "unsent": self._outgoing.statistics().dropped_replaced,
-            # Overtaken by a newer picture when the mode changed.
-            "late": self._outgoing.dropped_late,
+            **self._returning.dropped,
         }
         for received in self._peer.statistics().incoming:
             # Lost on the way, too many for the decoder, or damaged.

@@ -84,6 +84,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("films", ("history/mp4",)),
     ("analysis", ("analysis/analyst", "history/journal", "analysis/scenes")),
     ("media", ("feed", "hub", "link_counts", "peer_life", "tracks")),
+    ("return", ("returning",)),
     ("desk", ("desk",)),
     ("reel", ("history/reel",)),
     ("news", ("stream_news",)),
