@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
         if not Path(folder).is_dir():
             print(f"{folder}: no such folder; --matrix-out of the tests makes it", file=sys.stderr)
             return 1
-        take(record, Path(folder))
+        print(*take(record, Path(folder)), sep="\n")
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     RECORD.write_text(text, encoding="utf-8")
     PAGE.write_text(page(record), encoding="utf-8")
@@ -40,19 +40,35 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def take(record: dict[str, Any], folder: Path) -> None:
-    """Replace what the folder has news of. A case that was not covered and now is needs no word
-    of that any more."""
+def take(record: dict[str, Any], folder: Path) -> list[str]:
+    """Replace what the folder has news of; gives what to tell. A case that was not covered and now
+    is needs no word of that any more."""
     lines = {line["case"]: line for line in record["lines"]}
+    renewed: set[str] = set()
+    telling: list[str] = []
     for path in sorted(folder.glob("*.json")):
         line = json.loads(path.read_text(encoding="utf-8"))
-        lines[line["case"]] = line
+        if "case" in line:
+            lines[line["case"]] = line
+            renewed.add(line["case"])
+            continue
+        # It ended before it could measure: what it measured once is not true today.
+        cases = {case for case in lines if lines[case]["test"] == line["test"]} - renewed
+        lines |= {case: lines[case] | line for case in cases}
+        renewed |= cases
+        telling += [] if cases else [f"without a line: {line['test']}: {line['note']}"]
     record["lines"] = sorted(lines.values(), key=lambda line: order(line["case"]))
     told = {order(case)[:2] for case in lines}
-    for case in [case for case, entry in record["elsewhere"].items() if not entry["tests"]]:
-        if order(case)[:2] in told:
-            del record["elsewhere"][case]
+    for case in [case for case in record["elsewhere"] if order(case)[:2] in told]:
+        del record["elsewhere"][case]
     record["python"] = platform.python_version()
+    telling += [f"as it was before: {case}" for case in lines if case not in renewed]
+    telling += [
+        f"{line['verdict']}: {line['case']}"
+        for line in lines.values()
+        if line["verdict"] != "holds"
+    ]
+    return telling
 
 
 def order(case: str) -> tuple[int, int, str]:

@@ -6,7 +6,8 @@ FOLDER` takes them into `record.json` and writes docs/reliability.md from it.
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ from tests.reliability.machine import Machine
 TOO_BUSY_P99_MS = 8.0
 
 
+HOLDS, MISSED, NO_VERDICT, FAILED = "holds", "missed", "no verdict", "failed"
+
+
 @dataclass(slots=True)
 class Matrix:
     """The lines of one test; writes them when there is a folder for them."""
@@ -27,23 +31,19 @@ class Matrix:
     folder: Path | None
     machine: Machine | None = None
     since_ns: int = 0
+    complaints: list[str] = field(default_factory=list)
+    """What else does not hold of the case that is recorded next."""
+    missed: list[str] = field(default_factory=list)
+    excused: list[str] = field(default_factory=list)
 
     def observe(self, machine: Machine) -> None:
         """From now on this machine's own lateness is known."""
         self.machine, self.since_ns = machine, now_ns()
 
-    def judge(self, holds: bool, told: str) -> None:
-        """Fail the test, or skip it where the machine was too busy for a verdict."""
-        if holds:
-            return
-        if self.machine is not None:
-            p99_ms, longest_ms = self.machine.lateness_ms(self.since_ns, now_ns())
-            if p99_ms > TOO_BUSY_P99_MS:
-                pytest.skip(
-                    f"no verdict, this machine is late itself (p99 {p99_ms:.0f} ms, up to "
-                    f"{longest_ms:.0f} ms): {told}"
-                )
-        pytest.fail(told, pytrace=False)
+    def complain(self, holds: bool, told: str) -> None:
+        """Note for the next line what does not hold beside its figure."""
+        if not holds:
+            self.complaints.append(told)
 
     def record(
         self,
@@ -55,24 +55,60 @@ class Matrix:
         seed: int | None = None,
         note: str = "",
     ) -> None:
-        """Note a case that holds; end the test when it does not.
+        """Note what a case measured and whether that will do; the test is judged at its end.
 
         `note` tells the reason where `threshold` is not the target of the matrix.
         """
-        line = {
-            "case": case,
-            "seed": seed,
-            "figure": figure,
-            "threshold": threshold,
-            "verdict": "holds",
-            "note": note,
-            "test": self.test,
-        }
-        told = f"{case}: {figure}; wanted: {threshold}"
-        self.judge(holds, told)
+        verdict = HOLDS
+        if not holds or self.complaints:
+            told = "; ".join([f"{case}: {figure}; wanted: {threshold}", *self.complaints])
+            note = "; ".join(filter(None, [note, *self.complaints]))
+            late_ms = self._late_ms()
+            if late_ms > TOO_BUSY_P99_MS:
+                verdict = NO_VERDICT
+                note = (
+                    f"{note}; " * bool(note) + f"this machine was late itself, p99 {late_ms:.0f} ms"
+                )
+                self.excused.append(told)
+            else:
+                verdict = MISSED
+                self.missed.append(told)
+            self.complaints = []
+        self._write(
+            case,
+            {
+                "case": case,
+                "seed": seed,
+                "figure": figure,
+                "threshold": threshold,
+                "verdict": verdict,
+                "note": note,
+                "test": self.test,
+            },
+        )
+
+    def fail(self, error: BaseException) -> None:
+        """The test ended before its line."""
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        self._write("failed", {"verdict": FAILED, "note": reason, "test": self.test})
+
+    def judge(self) -> None:
+        """Fail the test, or skip it where the machine was too busy for a verdict."""
+        missed = [*self.missed, *self.complaints]
+        if missed:
+            pytest.fail("\n".join(missed), pytrace=False)
+        if self.excused:
+            pytest.skip("no verdict, this machine is late itself: " + "; ".join(self.excused))
+
+    def _late_ms(self) -> float:
+        if self.machine is None:
+            return 0.0
+        return self.machine.lateness_ms(self.since_ns, now_ns())[0]
+
+    def _write(self, name: str, line: Mapping[str, object]) -> None:
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            name = re.sub(r"[^\w.-]+", "-", f"{case}-{self.test.rpartition('::')[2]}")
+            name = re.sub(r"[^\w.-]+", "-", f"{name}-{self.test.rpartition('::')[2]}")
             path = self.folder / f"{name}.json"
             path.write_text(json.dumps(line, indent=1) + "\n", encoding="utf-8")
 

@@ -113,8 +113,8 @@ class Watched:
         return shown(beside, begin_ns, begin_ns + int(seconds * NS_PER_S))
 
     async def witnessed(self, begin_ns: int, end_ns: int | None = None) -> str:
-        """Assert that the witness did not feel it; the sentence for the record. A window that is
-        still open lasts a second at least."""
+        """Whether the witness felt it goes into the next line; gives the sentence for it. A window
+        that is still open lasts a second at least."""
         if end_ns is None:
             await asyncio.sleep(max(0.0, 1.0 - (now_ns() - begin_ns) / NS_PER_S))
             end_ns = now_ns()
@@ -128,10 +128,11 @@ class Watched:
             told += f" (busy machine: late by up to {longest_ms:.0f} ms)"
             limit_ms += HOPS * max(p99_ms, longest_ms)
         gap_ms = WITNESS_GAP_MS + HOPS * longest_ms
-        judge = self.matrix.judge
-        judge(during.longest_gap_ms <= gap_ms, f"the witness froze: {during.told()}; {told}")
-        judge(during.share >= WITNESS_SHARE * before.share, f"it lost some: {during.told()}")
-        judge(during.age_p95_ms <= limit_ms, told)
+        complain = self.matrix.complain
+        complain(during.longest_gap_ms <= gap_ms, f"the witness froze: {during.told()}")
+        few = WITNESS_SHARE * before.share
+        complain(during.share >= few, f"the witness lost some: {during.told()}")
+        complain(during.age_p95_ms <= limit_ms, f"the witness's p95 is over {limit_ms:.0f} ms")
         return told
 
 
