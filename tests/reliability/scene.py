@@ -7,13 +7,13 @@ bar code, so ages, losses and freezes are read from what came back.
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import psutil
-from aiohttp import ClientSession
+from aiohttp import ClientSession, TCPConnector
 
 from bench.camera import Camera
 from bench.clip import Clip, load_clip
@@ -88,6 +88,14 @@ class ForgingRelay(Relay):
         return re.sub(r"(a=fingerprint:\S+ )\S\S:\S\S", r"\1AB:CD", super().offer(sdp))
 
 
+class HidingRelay(Relay):
+    """A browser that shows no address of its own, and a server that cannot resolve the name."""
+
+    def offer(self, sdp: str) -> str:
+        hidden = r"\1 5f1d3a0c-hidden.local"
+        return re.sub(r"(a=candidate:\S+ 1 udp \d+) \S+", hidden, super().offer(sdp))
+
+
 @dataclass(kw_only=True)
 class Watched:
     """A witness, and what it saw before."""
@@ -152,15 +160,15 @@ class Stage(Watched):
         codec: str = "VP8",
         clip: Clip | None = None,
         drops_up: Callable[[bytes], bool] | None = None,
-        forged_fingerprint: bool = False,
+        kind: type[Relay] = Relay,
+        stream: str = "",
     ) -> Subject:
         """One more caller whose packets go through a relay; closed with the scene."""
-        kind = ForgingRelay if forged_fingerprint else Relay
         relay = self.stack.enter_context(kind(path, path, self.seed))
         relay.up.drops = drops_up
         camera = Camera(clip or self.clip.copy(), FPS, 0.4, PICTURES_AT_MOST)
         peer = Peer("subject", camera, codec, self.executor, relay=relay)
-        await calling(self.stack, self.server.http, self.server.url, peer)
+        await calling(self.stack, self.server.http, self.server.url, peer, stream)
         assert peer.answer is not None
         return Subject(peer, relay, self.server.registry.get(peer.answer.session))
 
@@ -186,9 +194,11 @@ class StageApart(Watched):
         return sum(session["peer"]["rejected_datagrams"].values())
 
 
-async def calling(stack: AsyncExitStack, http: ClientSession, url: str, peer: Peer) -> Peer:
+async def calling(
+    stack: AsyncExitStack, http: ClientSession, url: str, peer: Peer, stream: str = ""
+) -> Peer:
     stack.push_async_callback(peer.close, http)
-    await peer.connect(http, url, {})
+    await peer.connect(http, url, {"stream": stream} if stream else {})
     await peer.wait_first_picture(DEADLINE_S)
     return peer
 
@@ -228,14 +238,17 @@ async def scene(
 
 
 @asynccontextmanager
-async def scene_apart(matrix: Matrix, *arguments: str, seed: int = 1) -> AsyncIterator[StageApart]:
-    """A server in a process of its own, which the caller's share of work does not slow down."""
+async def scene_apart(
+    matrix: Matrix, *arguments: str, seed: int = 1, headers: Mapping[str, str] | None = None
+) -> AsyncIterator[StageApart]:
+    """A server in a process of its own, which the caller's share of work does not slow down;
+    `headers` go with each request."""
     clip = load_clip(None, SIZE_WH, FPS, 8 << 20)
     gates = [f"--{name.replace('_', '-')}={value}" for name, value in OPEN_GATES.items()]
     async with (
         observed_machine() as machine,
         server_process("--model=none", "--demo=off", *gates, *arguments) as (process, url),
-        ClientSession() as http,
+        ClientSession(headers=headers, connector=TCPConnector(limit=0)) as http,
         AsyncExitStack() as stack,
     ):
         matrix.observe(machine)

@@ -15,9 +15,12 @@ import pytest
 
 from bench.clip import load_clip
 from bench.impairment import BLACK_OUT, CLEAR, Impairment, Link
+from bench.relay import Relay
 from server.clock import NS_PER_S, now_ns
 from tests.reliability.matrix import Matrix, Shown
 from tests.reliability.scene import (
+    ForgingRelay,
+    HidingRelay,
     Subject,
     scene,
     seconds_until_picture,
@@ -392,7 +395,7 @@ async def test_a_handshake_that_fails_frees_the_call(how: str, matrix: Matrix) -
         calling = asyncio.create_task(
             stage.call(
                 drops_up=is_dtls if how == "no reply" else None,
-                forged_fingerprint=how == "wrong fingerprint",
+                kind=ForgingRelay if how == "wrong fingerprint" else Relay,
             )
         )
         await until(lambda: len(stage.server.registry.statistics().sessions) == 2)
@@ -413,6 +416,23 @@ async def test_a_handshake_that_fails_frees_the_call(how: str, matrix: Matrix) -
             f"{session.frames_in} pictures taken; {await stage.witnessed(begin_ns)}",
             threshold="failed and freed within 15 s and the 2 s to close, no picture taken",
             holds=freed_s <= 17 and session.frames_in == 0,
+        )
+
+
+@pytest.mark.long
+async def test_a_caller_that_names_no_address_is_found_by_its_own_checks(matrix: Matrix) -> None:
+    async with scene(matrix, seed=16) as stage:
+        await stage.settle()
+        begin_ns = now_ns()
+        subject = await stage.call(kind=HidingRelay)
+        took_s = (now_ns() - begin_ns) / NS_PER_S
+        matrix.record(
+            "N16",
+            seed=stage.seed,
+            figure=f"its only candidate is an mDNS name: first picture after {took_s:.2f} s; "
+            f"{await stage.witnessed(begin_ns)}",
+            threshold="connects within 15 s",
+            holds=took_s <= 15 and subject.session.statistics().state == "live",
         )
 
 
