@@ -5,6 +5,7 @@ after loading, 176 after giving back. And each thread that allocates gets an are
 up to eight a core, which calls that come and go fill one after another.
 """
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -43,9 +44,10 @@ def _from_libc(name: str) -> "ctypes._NamedFuncPointer | None":
 def resident_mib() -> float:
     """Resident memory now; where the system does not tell, the most there has been."""
     if platform.system() == "Linux":
-        with open("/proc/self/statm") as file:
+        # Asked before each new call, also when no file can be opened any more.
+        with contextlib.suppress(OSError), open("/proc/self/statm") as file:
             pages = int(file.read().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / MIB
+            return pages * os.sysconf("SC_PAGE_SIZE") / MIB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (MIB if platform.system() == "Darwin" else 2**10)
 

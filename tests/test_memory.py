@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,17 @@ def test_memory_that_is_touched_is_resident_until_it_is_given_back() -> None:
             ballast[page] = 1
         assert resident_mib() > before_mib + 50
     assert resident_mib() < before_mib + 14
+
+
+def test_without_a_file_to_ask_with_it_is_the_most_there_has_been() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before_mib = resident_mib()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        most_mib = resident_mib()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert most_mib >= before_mib
 
 
 @pytest.mark.parametrize(
