@@ -13,9 +13,10 @@ from bench.impairment import Impairment
 from bench.relay import Relay
 from bench.statistics import percentile
 from server.clock import NS_PER_MS, NS_PER_S, now_ns
+from server.edge.gateway import FRAGMENT
 from server.memory import resident_mib
 from server.rtc.decoding import DecodedFrame
-from tests.gateway.test_checklist import CANDIDATE, FRAGMENT, OTHER
+from tests.gateway.test_checklist import CANDIDATE, OTHER
 from tests.gateway.test_streams import no_signal_shown
 from tests.gateway.watching import SDP, Watcher, sending, watching
 from tests.outlets.test_listening import a_reader_that_stops, post_until
@@ -289,7 +290,7 @@ async def test_a_backlog_before_the_decoder_does_not_hold_up_the_loop(matrix: Ma
         receiver = subject.receiver()
         worker = receiver._worker
         assert worker is not None
-        receiver.track.deliver_to(block)  # type: ignore[attr-defined]
+        receiver.track.deliver_to(block)
         await until(lambda: worker.frames_waiting >= 10)
         waiting, lags_ms = worker.frames_waiting, [0.0]
 

@@ -110,14 +110,13 @@ async def test_a_burst_of_offers_is_answered_or_refused_quickly(matrix: Matrix) 
 
         await asyncio.gather(*(one(number / 200) for number in range(200)))
         told = await stage.witnessed(begin_ns)
-        slow_ms, quick_ms = percentile(sorted(admitted), 99), percentile(sorted(refused), 50)
+        slow_ms, quick_ms = percentile(sorted(admitted), 99), percentile(sorted(refused), 99)
         late = 10 * stage.machine.lateness_ms(begin_ns, now_ns())[1]
         matrix.record(
             "L7",
             figure=f"200 offers in a second: {dict(statuses)}, admitted p99 {slow_ms:.0f} ms, "
-            f"refused p50 {quick_ms:.0f} p99 {percentile(sorted(refused), 99):.0f} ms; {told}",
-            threshold="admitted p99 1 s, the rest 429 or 503 in 50 ms (p50), media goes on",
-            note="the 200 clients and the witness's camera share a process",
+            f"refused p50 {percentile(sorted(refused), 50):.0f} p99 {quick_ms:.0f} ms; {told}",
+            threshold="admitted p99 1 s, the rest 429 or 503 in 50 ms (p99), media goes on",
             holds=slow_ms <= 1000 + late
             and quick_ms <= 50 + late
             and set(statuses) <= {200, 429, 503},
