@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -46,6 +47,7 @@ class ModelChanger:
         worker: Adopts,
         executor: Executor,
         folders: tuple[Path, ...],
+        adoption_timeout_s: float = ADOPTION_TIMEOUT_S,
     ) -> None:
         self._settings = settings
         self._current = settings
@@ -53,6 +55,7 @@ class ModelChanger:
         self._worker = worker
         self._executor = executor
         self._folders = folders
+        self._adoption_timeout_s = adoption_timeout_s
         self._changing = False
 
     def choices(self) -> tuple[ModelChoice, ...]:
@@ -82,17 +85,20 @@ class ModelChanger:
             loop = asyncio.get_running_loop()
             wanted = replace(self._settings, model=model)
             detector = await loop.run_in_executor(self._executor, self._load, wanted)
-            adopted = self._worker.replace(detector)
-            try:
-                async with asyncio.timeout(ADOPTION_TIMEOUT_S):
-                    await asyncio.wrap_future(adopted)
-            except TimeoutError:
+            adopted = asyncio.wrap_future(self._worker.replace(detector))
+            # Also when nobody waits for it any more: it takes over as soon as it can.
+            adopted.add_done_callback(partial(self._adopted, wanted))
+            done, _ = await asyncio.wait([adopted], timeout=self._adoption_timeout_s)
+            if not done or adopted.cancelled():
                 raise UnavailableError(
                     "model: loaded, but the running one does not let go of its frame", RETRY_AFTER_S
-                ) from None
-            self._current = wanted
+                )
         finally:
             self._changing = False
+
+    def _adopted(self, settings: DetectorSettings, adopted: asyncio.Future[None]) -> None:
+        if not adopted.cancelled():
+            self._current = settings
 
     def load_current(self) -> Detector:
         """Load what runs now once more; any thread, blocks."""
