@@ -15,13 +15,14 @@ SightlineError
  |   +- NotAcceptableError     406  nothing in the offer that we can send
  |   +- TimedOutError          408  the body came too slowly
  |   +- ConflictError          409  the name is taken
- |   +- NotLiveError           409  the stream's source is away; carries when to come back
+ |   +- NotLiveError           409  the stream's source is away
  |   +- StalePreconditionError 412  If-Match names another state
  |   +- TooLargeError          413
  |   +- UnsupportedTypeError   415
  |   +- NoPreconditionError    428  If-Match is wanted
- |   +- TooManyError           429  over a rate or a count of this caller; carries when to come back
- +- UnavailableError       503  full or draining; carries when to come back
+ |   +- TooManyError           429  over a rate or a count of this caller
+ +- RetryLaterError        carries when to come back; NotLiveError and TooManyError are such, too
+     +- UnavailableError       503  full or draining
 
 Messages name the key, the value and the range, in one line, and never hold secrets.
 """
@@ -49,6 +50,18 @@ class ParityError(ModelError):
 
 class StoreRefusedError(SightlineError):
     """The database will never take what it was given; trying again is of no use."""
+
+
+class RetryLaterError(SightlineError):
+    """What may be asked for again, and when."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after_s)}
 
 
 class RequestError(SightlineError):
@@ -99,18 +112,10 @@ class ConflictError(RequestError):
     title = "Conflict"
 
 
-class NotLiveError(ConflictError):
+class NotLiveError(RetryLaterError, ConflictError):
     """The stream is known, and its source is away."""
 
     title = "Not live"
-
-    def __init__(self, message: str, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(self.retry_after_s)}
 
 
 class StalePreconditionError(RequestError):
@@ -138,19 +143,11 @@ class TimedOutError(RequestError):
         return {"Connection": "close"}
 
 
-class TooManyError(RequestError):
+class TooManyError(RetryLaterError, RequestError):
     """The caller is over a rate or a count of its own; others are served."""
 
     status = 429
     title = "Too many"
-
-    def __init__(self, message: str, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(self.retry_after_s)}
 
 
 class UnprocessableError(RequestError):
@@ -181,12 +178,8 @@ class UnsupportedTypeError(RequestError):
     title = "Unsupported media type"
 
 
-class UnavailableError(SightlineError):
+class UnavailableError(RetryLaterError):
     """Full or draining."""
 
     status = 503
     title = "Unavailable"
-
-    def __init__(self, message: str, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s

@@ -425,6 +425,17 @@ async def json_body(request: web.Request) -> Any:
         raise MalformedError("body: not JSON") from None
 
 
+async def options_body(request: web.Request) -> dict[str, Any]:
+    """The one member of a body that changes the options of a call or a stream."""
+    body = await json_body(request)
+    options = body.get("options") if isinstance(body, dict) else None
+    if not isinstance(options, dict):
+        raise MalformedError("body: not a JSON object with options")
+    if unknown := sorted(set(body) - {"options"}):
+        raise MalformedError(f"{unknown[0][:40]}: unknown; known is options")
+    return options
+
+
 def authorize(request: web.Request, scope: str, stream: str) -> None:
     """For handlers that learn the stream's name from the body."""
     if not STREAM_NAME.fullmatch(stream):

@@ -14,7 +14,7 @@ from aiohttp import web
 from server import __version__
 from server.access.turn import ice_servers_json
 from server.edge.answers import deepstack_refusal
-from server.edge.gate import GATE, authorize, hold, json_body, principal_of
+from server.edge.gate import GATE, authorize, hold, json_body, options_body, principal_of
 from server.errors import (
     MalformedError,
     ModelError,
@@ -101,13 +101,8 @@ class Signaling:
 
     async def update_session(self, request: web.Request) -> web.Response:
         """Other options from now on; all of the change or none of it."""
-        body = await json_body(request)
-        if not isinstance(body, dict) or not isinstance(body.get("options"), dict):
-            raise MalformedError("body: not a JSON object with options")
-        unknown = sorted(set(body) - {"options"})
-        if unknown:
-            raise MalformedError(f"{unknown[0][:40]}: unknown; known is options")
-        options = self.registry.update(request.match_info["id"], body["options"])
+        changes = await options_body(request)
+        options = self.registry.update(request.match_info["id"], changes)
         return web.json_response({"options": options.to_json()})
 
     async def end_session(self, request: web.Request) -> web.Response:
@@ -212,10 +207,7 @@ async def refuse_honestly(request: web.Request, handler: Handler) -> web.StreamR
         response = await handler(request)
     except ModelError as error:
         response = _problem(request, 422, "The model cannot be used", str(error))
-    except UnavailableError as error:
-        response = _problem(request, error.status, error.title, str(error))
-        response.headers["Retry-After"] = str(error.retry_after_s)
-    except RequestError as error:
+    except (RequestError, UnavailableError) as error:
         response = _problem(request, error.status, error.title, str(error))
         response.headers.update(error.headers)
     except web.HTTPException as error:

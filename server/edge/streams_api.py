@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from server.access.auth import Principal
-from server.edge.gate import GATE, authorize, json_body, principal_of
+from server.edge.gate import GATE, authorize, json_body, options_body, principal_of
 from server.errors import MalformedError, UnprocessableError
 from server.pull.pulls import Pulls, PullStatistics
 from server.settings import STREAM_NAME, STREAM_NAME_RULE
@@ -78,14 +78,9 @@ class StreamsApi:
 
     async def change(self, request: web.Request) -> web.Response:
         """Other options from the next picture on, for everybody who watches."""
-        body = await json_body(request)
-        if not isinstance(body, dict) or not isinstance(body.get("options"), dict):
-            raise MalformedError("body: not a JSON object with options")
-        unknown = sorted(set(body) - {"options"})
-        if unknown:
-            raise MalformedError(f"{unknown[0][:40]}: unknown; known is options")
+        changes = await options_body(request)
         name = request.match_info["stream"]
-        self.streams.get(name).update(body["options"])
+        self.streams.get(name).update(changes)
         return self._one(name)
 
     async def end(self, request: web.Request) -> web.Response:
