@@ -263,6 +263,9 @@ def test_every_setting_the_documents_use_exists() -> None:
             missing += [f"{path}: {flag}" for flag in used if flag not in known]
         used = re.findall(r"\bSIGHTLINE_[A-Z_]+\b", code)
         missing += [f"{path}: {name}" for name in used if name not in variables]
+    for file in ("compose.yaml", "Dockerfile"):
+        used = re.findall(r"\bSIGHTLINE_[A-Z_]+\b", (ROOT / file).read_text(encoding="utf-8"))
+        missing += [f"{file}: {name}" for name in used if name not in variables]
     assert missing == []
 
 
