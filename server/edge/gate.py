@@ -327,7 +327,8 @@ class Gate:
             else:
                 allowed = principal.allows(rule.scope, stream if rule.of == "path" else None)
             if not allowed:
-                raise ForbiddenError(f"scope: {rule.scope} is wanted here and not given")
+                of = {"path": "this stream", "any": "some stream", "all": "* (the whole server)"}
+                raise ForbiddenError(f"scope: {rule.scope} of {of[rule.of]} is wanted, not given")
         strict = rule.held and self.authority.required
         if strict and not self.holdings.may_touch(request.match_info["id"], principal):
             raise NotFoundError("session: no such call, or it has ended")
