@@ -318,3 +318,12 @@ def test_every_command_in_the_documents_exists() -> None:
             if not (stem.with_suffix(".py").exists() or (stem / "__main__.py").exists()):
                 missing.append(f"{path}: python -m {module}")
     assert missing == []
+
+
+def test_the_example_of_embedding_says_what_is_wrong_with_its_key_file(tmp_path: Path) -> None:
+    example = ROOT / "docs" / "embed_example" / "app.py"
+    command = [sys.executable, str(example), "--stream", "porch", "--key-file", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 2
+    assert "--key-file" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr

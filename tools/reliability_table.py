@@ -27,6 +27,9 @@ COLUMNS = "| case | what it did | wanted | verdict | seed |\n|---|---|---|---|--
 
 
 def main(arguments: Sequence[str]) -> int:
+    if set(arguments) & {"-h", "--help"}:
+        print(__doc__)
+        return 0
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     for folder in arguments:
         if not Path(folder).is_dir():

@@ -92,7 +92,10 @@ def main() -> None:
         parser.error("--sightline: an origin is wanted, such as https://cam.example")
     if not re.fullmatch(r"[\w-]{1,64}", arguments.stream):
         parser.error("--stream: letters, digits, _ and - are wanted")
-    key = arguments.key_file.read_text().strip() if arguments.key_file else ""
+    try:
+        key = arguments.key_file.read_text().strip() if arguments.key_file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"--key-file: {arguments.key_file} cannot be read: {error}")
     site = Site(arguments.port, arguments.sightline, arguments.stream, key, arguments.life)
     print(f"http://127.0.0.1:{site.server_port}/", flush=True)
     site.serve_forever()
