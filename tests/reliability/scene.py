@@ -29,10 +29,10 @@ from server.session import Session
 from server.settings import DetectorSettings, Settings
 from server.workers import load_for_cameras
 from tests.fakes import FakeDetector
+from tests.processes import server_process
 from tests.reliability.machine import QUIET_P99_MS, Machine, observed_machine
 from tests.reliability.matrix import Matrix, Shown
 from tests.serving import DEADLINE_S, Serving, changed, serving
-from tests.test_process import server_process
 
 SIZE_WH = (320, 240)
 FPS = 30.0
