@@ -133,7 +133,7 @@ class Watched:
         told = f"witness p95 {before.age_p95_ms:.0f} -> {during.age_p95_ms:.0f} ms"
         limit_ms = WITNESS_P95 * before.age_p95_ms + WITNESS_CHANCE_MS
         if p99_ms > QUIET_P99_MS:
-            told += f" (busy machine: late by up to {longest_ms:.0f} ms)"
+            told += f" (machine late by {longest_ms:.0f} ms)"
             limit_ms += HOPS * max(p99_ms, longest_ms)
         gap_ms = WITNESS_GAP_MS + HOPS * longest_ms
         complain = self.matrix.complain

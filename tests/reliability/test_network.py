@@ -33,10 +33,6 @@ pytestmark = pytest.mark.loopback
 
 SECONDS = 10.0
 FRAME_MS = 1000 / 30
-NEWEST_WINS = (
-    "pictures that waited behind a repair come at once, and the newest wins: the share counts "
-    "those decoded"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +91,13 @@ CASES = (
     Case(
         "N2", Impairment(loss=0.05, delay_ms=25), "90 % decoded, no gap over 500 ms",
         lambda seen, s: seen.decoded >= 0.9 and seen.shown.longest_gap_ms <= 500,
-        base=Impairment(delay_ms=25), note=NEWEST_WINS,
+        base=Impairment(delay_ms=25),
     ),
     Case(
         "N2 in bursts", Impairment(loss=0.05, burst_packets=4, delay_ms=25),
         "90 % decoded, no gap over 500 ms",
         lambda seen, s: seen.decoded >= 0.9 and seen.shown.longest_gap_ms <= 500,
-        base=Impairment(delay_ms=25), note=NEWEST_WINS,
+        base=Impairment(delay_ms=25),
     ),
     Case(
         "N3", Impairment(loss=0.10), "75 % decoded, no gap over 1 s, 1 PLI a second",

@@ -7,16 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tools.reliability_table import PAGE, RECORD, ROOT, main, order, page, take
+from tools.reliability_table import CASES, PAGE, RECORD, ROOT, main, order, page, take
 
 pytestmark = pytest.mark.unit
-
-CASES = (
-    *(f"N{number}" for number in range(1, 17)),
-    *(f"F{number}" for number in range(1, 21)),
-    *(f"H{number}" for number in range(1, 19)),
-    "L4", "L6", "L7", "L8",
-)  # fmt: skip
 
 
 def recorded() -> dict:
@@ -28,6 +21,11 @@ def test_the_page_is_written_from_the_record() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(recorded()), (
         "run python -m tools.reliability_table"
     )
+
+
+def test_every_case_of_the_matrix_is_there() -> None:
+    numbers = {"N": range(1, 17), "F": range(1, 21), "H": range(1, 19), "L": (4, 6, 7, 8)}
+    assert [*CASES] == [f"{letter}{number}" for letter in numbers for number in numbers[letter]]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -92,3 +90,13 @@ def test_cases_are_in_the_order_of_the_matrix() -> None:
 def test_a_folder_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["no-such-folder"]) == 1
     assert "no-such-folder: no such folder" in capsys.readouterr().err
+
+
+def test_the_witness_and_the_seed_have_their_own_place() -> None:
+    measured = line("N9 up", "fast; witness p95 8 -> 9 ms (machine late by 4 ms) again") | {
+        "seed": 7, "note": "why", "threshold": "so much",
+    }  # fmt: skip
+    text = page({"measured": "", "lines": [measured], "elsewhere": {}})
+    cells = ("N9 up", CASES["N9"], "fast again (why). Seed 7.", "8 → 9 (late by 4)", "so much")
+    assert f"| {' | '.join(cells)} | holds |" in text.splitlines()
+    assert "1 measurements: 1 hold." in text
