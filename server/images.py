@@ -5,6 +5,7 @@ ask for much memory or time. Any thread; nothing is kept between pictures.
 """
 
 import re
+import struct
 
 import av
 import cv2
@@ -26,6 +27,10 @@ from server.pixels import (
 SCANS_AT_MOST = 100
 SCANNED_PIXELS_AT_MOST = 1_000_000_000
 START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+CHUNK_FRAME, CHECKSUM_BYTES = struct.Struct("!I4s"), 4
+# Writers cut the pixels into pieces of 8 KiB and more.
+CHUNKS_AT_MOST = 20_000
 # What a camera held upright may write in front; few files have it, and OpenCV turns them.
 ORIENTED = re.compile(rb"\xff\xe1..Exif\0\0", re.DOTALL)
 HEAD_BYTES = 4096
@@ -55,6 +60,8 @@ def decode_image(data: bytes, size_wh: tuple[int, int]) -> av.VideoFrame:
         _check_scans(data, size_wh[0] * size_wh[1])
         if not ORIENTED.search(data, 0, HEAD_BYTES):
             bgr = _decode_jpeg(data)
+    else:
+        data = _whole_png(data)
     if bgr is None:
         bgr = _decode_any(data)
     return av.VideoFrame.from_numpy_buffer(bgr, format="bgr24")
@@ -85,6 +92,22 @@ def _check_scans(data: bytes, pixels: int) -> None:
         raise MalformedError("the image ends early")
 
 
+def _whole_png(data: bytes) -> bytes:
+    """Up to its end; refuses one whose parts are longer than itself.
+
+    OpenCV makes room for a part before it looks whether it is there: 4 GiB for 100 bytes.
+    """
+    at = len(PNG_SIGNATURE)
+    for _ in range(CHUNKS_AT_MOST):
+        if len(data) < at + CHUNK_FRAME.size:
+            break
+        length, kind = CHUNK_FRAME.unpack_from(data, at)
+        at += CHUNK_FRAME.size + length + CHECKSUM_BYTES
+        if kind == b"IEND" and not length and at <= len(data):
+            return data[:at]
+    raise MalformedError("the image cannot be decoded whole: it ends early or has too many parts")
+
+
 def _decode_jpeg(data: bytes) -> UInt8Array | None:
     """None for what only OpenCV may be able to read, such as CMYK."""
     try:
@@ -92,7 +115,8 @@ def _decode_jpeg(data: bytes) -> UInt8Array | None:
             return None
         # Not strict: cameras leave bytes between markers; that the end is there was seen.
         bgr: UInt8Array = simplejpeg.decode_jpeg(data, "BGR", strict=False)
-    except ValueError:
+    except (ValueError, KeyError):
+        # The latter where the header names no colours that it knows.
         return None
     return bgr
 

@@ -92,9 +92,15 @@ def test_a_hundred_megapixels_are_refused_before_a_pixel_is_decoded(data: bytes)
         truncated_jpeg(),
         many_scans(200),
         png(64, 48)[:60],
+        png(64, 48)[:33] + b"\0\0\0\x48IEND" + png(64, 48)[41:],
+        # A part of 2 GiB that is not there, and more parts than any writer makes.
+        png(64, 48)[:33] + b"\x7f\xff\xff\xff" + png(64, 48)[37:],
+        png(64, 48)[:33] + b"\0\0\0\0tEXt\0\0\0\0" * 30_000 + png(64, 48)[33:],
         png(64, 48)[:-20],
         jpeg(64, 48)[:-2] + b"\x00" * 100,
         jpeg(64, 48)[: jpeg(64, 48).index(b"\xff\xda")] + b"\xff\xd9",
+        # Says its size, but not in what colours.
+        jpeg(64, 48)[: jpeg(64, 48).index(b"\xff\xc0") + 10] + b"\xff\xda\xff\xd9",
     ],
 )
 def test_what_cannot_be_decoded_whole_is_refused(data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import struct
 
+from tests.doors.files import jpeg, png
 from tests.gateway.offers import FFMPEG, OBS, VIEWER
 
 ICE = """\
@@ -152,6 +153,15 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
     ),
     "packets": (bytes(range(250)), bytes([1, 0, 1, 6, 5, 2, 0, 1, 6, 5, 3, 0, 2, 7, 5])),
     "stun": (CHECK, CHECK[:8] + b"x" * 40),
+    "rtcp": (
+        # a receiver's report, NACK, PLI, REMB, goodbye
+        bytes.fromhex("81c9000700000001" + "00000002" + "10" + "000005" + "00000064" + "00" * 12),
+        bytes.fromhex("81cd0003" + "00000001" + "00000002" + "0064ffff"),
+        bytes.fromhex("81ce0002" + "00000001" + "00000002"),
+        bytes.fromhex("8fce0005" + "00000001" + "00000000" + "52454d42" + "0107a120" + "00000002"),
+        bytes.fromhex("81cb0001" + "00000001"),
+    ),
+    "picture": (jpeg(32, 24), png(32, 24)),
     "data_channel": (b'{"type":"ping","t":12.5}',),
     "configuration": (b"port: 9000\nvideo_codecs: [VP8]\n", b"api_keys:\n  - view:front-*:x\n"),
     "model_metadata": (

@@ -7,13 +7,17 @@ import argparse
 import asyncio
 import contextlib
 import json
+import struct
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from aioice import Candidate
+from aiortc import RTCDtlsTransport
+from aiortc.rtp import RtcpPacket
 
 from server.call_options import CallOptions
 from server.data_channel import DetectionChannel
@@ -21,6 +25,7 @@ from server.detector.names import parse_names
 from server.detector.protobuf import fields
 from server.detector.sidecar import check_input, literal
 from server.errors import ModelError, RequestError, SettingsError
+from server.images import check_image, decode_image
 from server.offer import parse_offer, video_codec
 from server.rtc.assembly import AssemblyPacket, FrameAssembler
 from server.rtc.estimate import LEAST_BPS, START_BPS, RateEstimator
@@ -28,11 +33,16 @@ from server.rtc.feedback import MAX_MISSING_PACKETS, NackTracker
 from server.rtc.ice import GuardedStunProtocol, IceConnection
 from server.rtc.options import RtcOptions
 from server.rtc.payload import parse_payload
+from server.rtc.sender import VideoSender
 from server.sdp_rules import parse_fragment, publish_offer, view_offer
 from server.settings_loading import load_settings
 
 CODECS = ("H264", "VP8")
 MAX_PACKETS = 64
+MAX_PIXELS = 100_000
+# What a parser of aiortc's says to a packet that lies; anything else were a fault.
+PARSED_BADLY = (ValueError, struct.error, IndexError)
+NEVER = ThreadPoolExecutor(1, "never-used")
 
 
 def sdp(data: bytes) -> None:
@@ -129,6 +139,42 @@ def stun(data: bytes) -> None:
     asyncio.run(receive())
 
 
+def rtcp(data: bytes) -> None:
+    """What a viewer or a caller reports and asks for, decrypted."""
+    try:
+        reports = RtcpPacket.parse(data)
+    except PARSED_BADLY:
+        return  # costs its packet: `server/rtc/guard.py`
+
+    async def take() -> None:
+        sent: list[bytes] = []
+
+        async def send(packet: bytes) -> None:
+            sent.append(packet)
+
+        transport = SimpleNamespace(state="connected", _send_rtp=send)
+        sender = VideoSender(
+            "video", cast(RTCDtlsTransport, transport), options=RtcOptions(), encode_executor=NEVER
+        )
+        for report in reports:
+            with contextlib.suppress(*PARSED_BADLY):
+                await sender._handle_rtcp_packet(report)
+        assert not sent, "what was never sent cannot be sent again"
+
+    asyncio.run(take())
+
+
+def picture(data: bytes) -> None:
+    """A picture file of a WebSocket or a request."""
+    try:
+        size_wh = check_image(data, MAX_PIXELS)
+        video_frame = decode_image(data, size_wh)
+    except RequestError:
+        return
+    turned = video_frame.height, video_frame.width
+    assert size_wh in ((video_frame.width, video_frame.height), turned)
+
+
 def data_channel(data: bytes) -> None:
     """A message of the page."""
     heard: dict[str, Callable[[Any], None]] = {}
@@ -172,7 +218,7 @@ def model_bytes(data: bytes) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
     for target in (
-        sdp, offer_body, fragment, payload, packets, stun, data_channel, configuration,
-        model_metadata, model_bytes,
+        sdp, offer_body, fragment, payload, packets, stun, rtcp, picture, data_channel,
+        configuration, model_metadata, model_bytes,
     )
 }  # fmt: skip
