@@ -36,7 +36,7 @@ from tests.serving import DEADLINE_S, Serving, changed, serving
 
 SIZE_WH = (320, 240)
 FPS = 30.0
-PICTURES_AT_MOST = 30 * 300
+PICTURES_AT_MOST = 30 * 900
 # Pictures that leave at the end of a window get so long to come back.
 TAIL_S = 0.5
 WITNESS_GAP_MS = 500.0

@@ -40,7 +40,8 @@ async def ask(server: StageApart, door: str, sdp: str) -> tuple[int, float]:
             assert len(detail) < 300, detail
             return reply.status, took_ms
     async with http.delete(url + opened) as ended:
-        assert ended.status == 200
+        # Some can tell at once that nobody will ever answer them.
+        assert ended.status in (200, 404)
     return reply.status, took_ms
 
 
