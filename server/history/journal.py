@@ -226,9 +226,12 @@ class Journal:
             try:
                 if self.store is None:
                     self.store = await self._opened()
-                self._say("ready", "")
+                if not self._entries:
+                    # Else the write tells: a full disk lets a database be opened.
+                    self._say("ready", "")
                 await self._ready.wait()
                 await self._write_some(self.store)
+                self._say("ready", "")
                 retry_s = RETRY_FIRST_S
             except (SightlineError, TimeoutError) as error:
                 self._say("away", str(error) or "store: the database is too slow")

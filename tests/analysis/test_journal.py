@@ -39,6 +39,7 @@ class FakeStore:
         self.failure: Exception | None = None
         self.refuses: set[str] = set()
         self.opened = 0
+        self.tries = 0
         self.closed = 0
 
     async def open(self) -> None:
@@ -48,6 +49,7 @@ class FakeStore:
 
     async def write(self, entries: Sequence[Entry]) -> None:
         await self.may_write.wait()
+        self.tries += 1
         if self.failure is not None:
             raise self.failure
         if any(entry.event.zone in self.refuses for entry in entries):
@@ -132,6 +134,26 @@ async def test_a_database_that_is_away_is_waited_for_and_told_nothing_meanwhile(
         await until(lambda: len(told) == 11)
         assert journal.statistics().state == "ready"
         assert journal.statistics().lost == 0
+
+
+async def test_a_database_that_takes_nothing_is_away_until_it_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A full disk: it can be opened, and refuses each write."""
+    caplog.set_level("INFO", "server.history.journal")
+    store = FakeStore()
+    async with writing(lambda: store) as (journal, told):
+        journal.happened(begins())
+        await until(lambda: len(told) == 1)
+        store.failure = UnavailableError("store: the database is away: disk is full", 5)
+        journal.happened(begins())
+        await until(lambda: store.tries >= 4)
+        assert journal.statistics().state == "away"
+        assert [record.message[:11] for record in caplog.records] == ["Events wait"]
+        store.failure = None
+        await until(lambda: len(told) == 2)
+        await until(lambda: journal.statistics().state == "ready")
+    assert [record.message for record in caplog.records][1:] == ["Events are written again"]
 
 
 async def test_a_database_that_cannot_be_opened_is_tried_again() -> None:
