@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_tests_that_are_named_exist() -> None:
 
 def test_news_replace_what_was_known(tmp_path: Path) -> None:
     elsewhere = {"told": "not yet", "wanted": "it", "tests": []}
-    record = {
+    record: dict[str, Any] = {
         "lines": [line("N2 up", "old"), line("F1", "kept"), line("H1", "old", test="floods")],
         "elsewhere": {"N10": elsewhere, "N1": elsewhere},
     }
