@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -156,3 +157,22 @@ async def test_a_killed_peer_is_noticed_and_freed() -> None:
         await until(freed)
         assert "stale" in states
         assert server.registry.statistics().ended == {"peer fell silent": 1}
+
+
+def test_opencv_is_told_how_to_wait_before_it_is_imported() -> None:
+    # OpenCV reads it once, while it is imported.
+    watched = """
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cv2":
+            print(os.environ.get("OPENCV_THREAD_POOL_ACTIVE_WAIT_WORKER"))
+sys.meta_path.insert(0, Watch())
+import server.__main__
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", watched],
+        cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S, check=True,
+        env={key: value for key, value in os.environ.items() if not key.startswith("OPENCV_")},
+    )  # fmt: skip
+    assert set(done.stdout.split()) == {"0"}, done.stdout
