@@ -32,7 +32,9 @@ class Inference(Protocol):
     @property
     def names(self) -> tuple[str, ...]: ...
 
-    def attach(self, key: str, publish: Callable[[Frame, Detections | None], None]) -> None: ...
+    def attach(
+        self, key: str, publish: Callable[[Frame, Detections | None], None], *, patient: bool
+    ) -> None: ...
 
     def submit(self, key: str, frame: Frame, *, next_in_ns: int | None) -> Submission: ...
 
@@ -123,7 +125,7 @@ class Feed:
 
     def open(self) -> None:
         """Results come from now on."""
-        self._inference.attach(self._key, self._detected)
+        self._inference.attach(self._key, self._detected, patient=self._patient)
 
     def close(self) -> None:
         """No new results. Idempotent."""

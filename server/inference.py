@@ -5,8 +5,10 @@ session's publish function, still on this thread. It knows no event loop and no 
 detector that raises costs boxes, never video: the frame is published without any.
 """
 
+import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # A frame that has been with the detector for longer is taken for a hang: video goes on without.
 STALL_NS = NS_PER_S // 2
+# Pictures that are looked at together while nobody watches live.
+SIDE_BY_SIDE = 2
 # After so many failures in a row only one frame a second is tried.
 FAILURES_TO_TRIP = 5
 RETRY_NS = NS_PER_S
@@ -33,6 +37,17 @@ SUBMISSIONS = {
     Left.STALE: Submission.STALE,
     Left.CLOSED: Submission.REFUSED,
 }
+
+
+class Begun(Protocol):
+    """A picture that is looked at beside another."""
+
+    @property
+    def done(self) -> bool: ...
+
+    def wait(self) -> Detected:
+        """Called once; raises what `detect` raises."""
+        ...
 
 
 class Detector(Protocol):
@@ -45,6 +60,11 @@ class Detector(Protocol):
     def max_batch(self) -> int: ...
 
     def detect(self, pictures: Sequence[Picture]) -> list[Detected]: ...
+
+    def begin(self, picture: Picture, on_done: Callable[[], None]) -> Begun | None:
+        """Look at one picture beside another, each for longer and both together for less long;
+        `on_done` is called on any thread. None where that cannot be (yet): `detect` it then."""
+        ...
 
     def reports(self) -> tuple[EngineReport, ...]: ...
 
@@ -60,6 +80,16 @@ class _Turn:
     abandoned: bool = False
     """Another thread has its place; what it still gives is dropped."""
     thread: threading.Thread = field(init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """A frame that the detector looks at beside another."""
+
+    key: str
+    frame: Frame
+    taken_at_ns: int
+    begun: Begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +134,15 @@ class InferenceWorker:
         self._mailbox: Mailbox[str, Frame] = Mailbox()
         self._lock = threading.Lock()
         self._publish_by_key: dict[str, Publish] = {}
+        # Those of them whose frames are shown live, so that each counts for when it comes.
+        self._live: set[str] = set()
         self._detector = detector
         self._handover: _Handover | None = None
         self._names = detector.names if detector else ()
         self._engines = detector.reports() if detector else ()
         self._inferred = 0
         self._failed = 0
+        self._settled_at_ns = 0
         self._failures_in_row = 0
         self._failing_since_ns = 0
         self._retry_at_ns = 0
@@ -146,15 +179,20 @@ class InferenceWorker:
             thread.join(timeout_s)
         return not thread.is_alive()
 
-    def attach(self, key: str, publish: Publish) -> None:
-        """Results for `key` go to `publish` from now on."""
+    def attach(self, key: str, publish: Publish, *, patient: bool = False) -> None:
+        """Results for `key` go to `publish` from now on. While all are `patient`, the detector
+        looks at two frames at a time where two wait: more are answered, the first a little later.
+        """
         with self._lock:
             self._publish_by_key[key] = publish
+            if not patient:
+                self._live.add(key)
 
     def detach(self, key: str) -> None:
         """Forget `key`; a result in the making is dropped."""
         with self._lock:
             self._publish_by_key.pop(key, None)
+            self._live.discard(key)
         self._mailbox.remove(key)
 
     def submit(self, key: str, frame: Frame, *, next_in_ns: int | None = None) -> Submission:
@@ -272,8 +310,13 @@ class InferenceWorker:
             detector = self._detector
             if batch:
                 assert detector is not None, "frames are submitted only to a detector"
-                self._serve(turn, detector, batch)
+                if detector.max_batch == 1 and not self._live and self._waited(batch):
+                    self._serve_side_by_side(turn, detector, batch)
+                else:
+                    self._serve(turn, detector, batch)
             if turn.abandoned:
+                assert detector is not None, "only what hangs in a detector is given up"
+                self._let_go(detector)
                 return
         if self._detector is not None:
             self._detector.close()
@@ -281,7 +324,7 @@ class InferenceWorker:
     def _batch_limit(self) -> int:
         detector = self._detector
         if detector is None or detector.max_batch == 1:
-            return 1
+            return 1 if self._live else SIDE_BY_SIDE
         return self._plan.limit(detector.max_batch, ns_to_ms(self._max_wait_ns()))
 
     def _patience_ns(self, next_in_ns: int) -> int:
@@ -302,20 +345,98 @@ class InferenceWorker:
         except Exception as error:
             # Broad on purpose: whatever a detector raises ends one frame, not the thread.
             failure = error
-        with self._lock:
-            turn.busy_since_ns = 0
-            if turn.abandoned:
-                self._abandoned -= 1
+        if answers is not None:
+            self._plan.ran(len(batch), ns_to_ms(now_ns() - taken_at_ns))
+        self._settle(turn, detector, batch, answers, failure, taken_at_ns)
+
+    def _serve_side_by_side(
+        self, turn: _Turn, detector: Detector, batch: list[tuple[str, Frame]]
+    ) -> None:
+        """Two at a time, these and what comes meanwhile, until nothing waits any more."""
+        waiting, looks = deque(batch), list[_Look]()
+        while (waiting or looks) and not turn.abandoned:
+            begun = self._begin(detector, waiting[0]) if waiting else None
+            done = next((look for look in looks if look.begun.done), None)
+            if begun is not None:
+                looks.append(begun)
+                waiting.popleft()
+                turn.busy_since_ns = looks[0].taken_at_ns
+            elif waiting and not looks:
+                self._serve(turn, detector, [waiting.popleft()])
+            elif done is not None or waiting or self._must_end():
+                self._finish(turn, detector, looks, done or looks[0])
+            else:
+                # More frames, or the nudge of one that is done.
+                waiting.extend(self._mailbox.take(SIDE_BY_SIDE - len(looks)) or ())
         if turn.abandoned:
-            logger.warning("A detector that was given up for hanging came back; it is let go")
-            detector.close()
-            return
+            # What this thread took while it waited belongs to the one that has its place.
+            for key, frame in waiting:
+                self._mailbox.put(key, frame)
+            self._mailbox.nudge()
+            for look in looks:
+                with contextlib.suppress(Exception):
+                    look.begun.wait()
+
+    def _let_go(self, detector: Detector) -> None:
+        """On the thread that another has the place of, when it comes back."""
+        with self._lock:
+            self._abandoned -= 1
+        logger.warning("A detector that was given up for hanging came back; it is let go")
+        detector.close()
+
+    def _waited(self, batch: list[tuple[str, Frame]]) -> bool:
+        """Whether more comes than is looked at: two wait, or one came while another had its turn.
+        Then the next is not far."""
+        return len(batch) > 1 or batch[0][1].stamps.decoded_at_ns < self._settled_at_ns
+
+    def _must_end(self) -> bool:
+        """Whether no more may be begun side by side."""
+        return self._stopped or self._handover is not None or bool(self._live)
+
+    def _begin(self, detector: Detector, item: tuple[str, Frame]) -> _Look | None:
+        key, frame = item
+        taken_at_ns = now_ns()
+        try:
+            begun = detector.begin(picture_of(frame.video_frame), self._mailbox.nudge)
+        except Exception:
+            # It will be raised, and counted, once more when the frame is served alone.
+            begun = None
+        return None if begun is None else _Look(key, frame, taken_at_ns, begun)
+
+    def _finish(self, turn: _Turn, detector: Detector, looks: list[_Look], look: _Look) -> None:
+        """Wait for this one of them and publish it."""
+        answers, failure = None, None
+        try:
+            answers = [look.begun.wait()]
+        except Exception as error:
+            # As in `_serve`.
+            failure = error
+        looks.remove(look)
+        others_since_ns = looks[0].taken_at_ns if looks else 0
+        batch = [(look.key, look.frame)]
+        self._settle(turn, detector, batch, answers, failure, look.taken_at_ns, others_since_ns)
+
+    def _settle(
+        self,
+        turn: _Turn,
+        detector: Detector,
+        batch: list[tuple[str, Frame]],
+        answers: list[Detected] | None,
+        failure: Exception | None,
+        taken_at_ns: int,
+        busy_since_ns: int = 0,
+    ) -> None:
+        """Count and publish what became of these; others may be looked at since an instant."""
+        with self._lock:
+            turn.busy_since_ns = busy_since_ns
+            if turn.abandoned:
+                return
+        self._settled_at_ns = now_ns()
         if failure is not None:
             self._count_failure(failure, len(batch))
         else:
             self._inferred += len(batch)
             self._failures_in_row = 0
-            self._plan.ran(len(batch), ns_to_ms(now_ns() - taken_at_ns))
         for index, (key, frame) in enumerate(batch):
             detected = answers[index] if answers else None
             stamps = _stamp(frame.stamps, taken_at_ns, detected)

@@ -88,7 +88,8 @@ class Mailbox(Generic[KeyT, ItemT]):
             return Left.REPLACED
 
     def take(self, limit: int = 1) -> list[tuple[KeyT, ItemT]] | None:
-        """Wait for something and take up to `limit` items, never two of one key.
+        """Wait for something and take up to `limit` items, never two of one key; with a limit
+        of 0 wait for a nudge.
 
         None means the mailbox is closed; an empty list, that the taker was nudged.
         """
@@ -113,10 +114,10 @@ class Mailbox(Generic[KeyT, ItemT]):
         at_ns = now_ns()
         served: list[tuple[KeyT, ItemT]] = []
         for key, item in self._turns.items():
+            if len(served) == limit:
+                break
             if item is not None and item.until_ns >= at_ns:
                 served.append((key, item.value))
-                if len(served) == limit:
-                    break
         return served
 
     def remove(self, key: KeyT) -> None:

@@ -2,7 +2,7 @@
 failure or answer. Nothing of the code under test is patched."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import av
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from server.clock import now_ns
 from server.detections import Detected, Detections, EngineReport
 from server.frame import Frame, Stamps
+from server.inference import Begun
 from server.pixels import Picture
 
 
@@ -61,6 +62,10 @@ class FakeDetector:
             at_ns = now_ns()
             answers.append(Detected(found, at_ns, at_ns, at_ns))
         return answers
+
+    def begin(self, picture: Picture, on_done: Callable[[], None]) -> Begun | None:
+        """Never beside another."""
+        return None
 
     def reports(self) -> tuple[EngineReport, ...]:
         return (EngineReport(self._name, "fake", "fp32", (64, 48), 1, "fake"),)

@@ -51,6 +51,14 @@ def test_who_was_served_goes_to_the_back() -> None:
     assert mailbox.take() == [("a", 2)]
 
 
+def test_with_a_limit_of_0_only_a_nudge_is_waited_for() -> None:
+    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox.put("a", 1)
+    mailbox.nudge()
+    assert mailbox.take(limit=0) == []
+    assert mailbox.take() == [("a", 1)]
+
+
 def test_removing_a_session_drops_and_counts_its_frame() -> None:
     mailbox: Mailbox[str, int] = Mailbox()
     mailbox.put("a", 1)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from server.detections import Detected, EngineReport
-from server.detector.model import ModelDetector, ModelStatistics
+from server.detector.lanes import OnDone
+from server.detector.model import BegunPicture, ModelDetector, ModelStatistics
 from server.geometry import fit
 from server.memory import give_back_memory
 from server.pixels import Picture
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 # The coarsest grid of the families we know; an input must be a multiple of it.
 MULTIPLE = 32
 VARIANTS_AT_MOST = 4
+# A shape whose pictures are looked at two at a time holds the network twice more.
+SIDE_BY_SIDE_SHAPES = 2
 JOIN_TIMEOUT_S = 2.0
 
 Size = tuple[int, int]
@@ -44,6 +47,7 @@ class AspectDetector:
         self._square = square
         self._make_variant = make_variant
         self._by_size: dict[Size, ModelDetector] = {}
+        self._side_by_side: list[ModelDetector] = []
         self._wanted: set[Size] = set()
         self._last_size = square.input_spec.size_wh
         self._requests: queue.SimpleQueue[Size | None] = queue.SimpleQueue()
@@ -74,6 +78,16 @@ class AspectDetector:
             found = detector.detect([pictures[index] for index in indices])
             answers.update(zip(indices, found, strict=True))
         return [answers[index] for index in range(len(pictures))]
+
+    def begin(self, picture: Picture, on_done: OnDone) -> BegunPicture | None:
+        """As that of `ModelDetector`, for pictures of the first SIDE_BY_SIDE_SHAPES."""
+        detector = self._for(picture.size_wh)
+        if detector not in self._side_by_side:
+            if len(self._side_by_side) == SIDE_BY_SIDE_SHAPES:
+                return None
+            self._side_by_side.append(detector)
+        self._last_size = detector.input_spec.size_wh
+        return detector.begin(picture, on_done)
 
     def reports(self) -> tuple[EngineReport, ...]:
         """The engine of the shape used last."""
@@ -109,6 +123,7 @@ class AspectDetector:
         for detector in (self._square, *self._by_size.values()):
             detector.close()
         self._by_size.clear()
+        self._side_by_side.clear()
 
     def _for(self, picture_wh: Size) -> ModelDetector:
         size = fitting_size(picture_wh, self._square.input_spec.size_wh)

@@ -11,7 +11,8 @@ import numpy as np
 
 from server.clock import now_ns
 from server.detections import Detected, Detections, EngineReport
-from server.detector.model import ModelStatistics
+from server.detector.lanes import OnDone
+from server.detector.model import BegunPicture, ModelStatistics
 from server.geometry import Float32Array
 from server.pixels import Picture
 
@@ -26,6 +27,8 @@ class Part(Protocol):
     def max_batch(self) -> int: ...
 
     def detect(self, pictures: Sequence[Picture]) -> list[Detected]: ...
+
+    def begin(self, picture: Picture, on_done: OnDone) -> BegunPicture | None: ...
 
     def reports(self) -> tuple[EngineReport, ...]: ...
 
@@ -67,6 +70,9 @@ class CompositeDetector:
             merged = self._merge([answer[index].detections for answer in answers])
             found.append(Detected(merged, prepared_at_ns, prepared_at_ns + infer_ns, now_ns()))
         return found
+
+    def begin(self, picture: Picture, on_done: OnDone) -> None:
+        """Never beside another: each picture keeps its models busy one after the other."""
 
     def reports(self) -> tuple[EngineReport, ...]:
         return tuple(report for part in self._parts for report in part.reports())

@@ -19,7 +19,13 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from server.detector.openvino import OpenVinoSession, library
-from server.detector.providers import Host, Way, available_cores, has_native_bf16
+from server.detector.providers import (
+    Host,
+    Way,
+    available_cores,
+    has_native_bf16,
+    with_half_the_threads,
+)
 from server.detector.spec import AnyArray, TensorInfo
 from server.errors import ModelError
 
@@ -162,6 +168,14 @@ class Engine:
         self.input: AnyArray = np.zeros((feed.batch, *feed.shape), dtype)
         """Filled by the caller up to the number of pictures, then `run`."""
         self._on_device = _DeviceFeed(self._session, feed) if way.provider == "cuda" else None
+
+    def half(self) -> "Engine":
+        """Another of its kind with half the threads, to work beside one like it; ModelError where
+        that cannot be had without keeping the interpreter."""
+        way = with_half_the_threads(self.way)
+        if way is None or not isinstance(self._session, OpenVinoSession):
+            raise ModelError(f"{self.way.path.name}: {self.way.provider}: not in halves")
+        return Engine(way, self._feed)
 
     def run(self, count: int, run_options: Any = None) -> dict[str, AnyArray]:
         """Outputs by name for the first `count` pictures of `input`, floats as float32."""

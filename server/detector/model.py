@@ -12,6 +12,7 @@ import numpy as np
 from server.clock import now_ns
 from server.detections import Detected, Detections, EngineReport
 from server.detector.engine import EngineChain
+from server.detector.lanes import Lane, Lanes, OnDone
 from server.detector.names import apply_map
 from server.detector.spec import Head, Tensors
 from server.detector.suppress import suppress
@@ -52,6 +53,26 @@ class ModelStatistics:
     """Pictures that could not be prepared; they got no boxes."""
 
 
+@dataclass(frozen=True, slots=True)
+class BegunPicture:
+    """One that is looked at beside another."""
+
+    detector: "ModelDetector"
+    lane: Lane
+    size_wh: tuple[int, int]
+    letterbox: Letterbox | None
+    prepared_at_ns: int
+
+    @property
+    def done(self) -> bool:
+        """Whether `wait` takes no time."""
+        return self.lane.done
+
+    def wait(self) -> Detected:
+        """Its boxes. Call it once, on the detector's thread; raises what `detect` raises."""
+        return self.detector.finish(self)
+
+
 class ModelDetector:
     """Prepare, run, decode, suppress, scale back."""
 
@@ -67,6 +88,7 @@ class ModelDetector:
     ) -> None:
         self._name = name
         self._chain: EngineChain | None = chain
+        self._lanes = Lanes(lambda: chain.engine.half())
         self._head = head
         self._spec = spec
         self._names = names
@@ -96,6 +118,33 @@ class ModelDetector:
             found += self._detect_batch(pictures[first : first + step])
         return found
 
+    def begin(self, picture: Picture, on_done: OnDone) -> "BegunPicture | None":
+        """Look at a picture beside another, with half the threads, and call `on_done` on a foreign
+        thread when that has been done. None where no more can be looked at that way (yet)."""
+        lane = self._lanes.free() if self.max_batch == 1 else None
+        if lane is None:
+            return None
+        tensor = lane.engine.input
+        spec = replace(self._spec, dtype=ELEMENT_TYPES[tensor.dtype.name])
+        letterbox = self._prepare(picture, spec, tensor[0])
+        begun = BegunPicture(self, lane, picture.size_wh, letterbox, now_ns())
+        lane.start(on_done)
+        return begun
+
+    def finish(self, begun: "BegunPicture") -> Detected:
+        """For `BegunPicture.wait`."""
+        try:
+            outputs, inferred_at_ns = begun.lane.wait()
+        except Exception:
+            # What comes next goes the usual way, which knows what to do with an engine that fails.
+            begun.lane.close()
+            raise
+        self._lanes.give_back(begun.lane)
+        [detected] = self._detected(
+            [begun.size_wh], [begun.letterbox], outputs, begun.prepared_at_ns, inferred_at_ns
+        )
+        return detected
+
     def reports(self) -> tuple[EngineReport, ...]:
         chain = self._running()
         way = chain.engine.way
@@ -116,6 +165,7 @@ class ModelDetector:
 
     def close(self) -> None:
         """Free the session and its memory; the detector is of no use afterwards."""
+        self._lanes.close()
         self._chain = None
 
     def _running(self) -> EngineChain:
@@ -131,21 +181,31 @@ class ModelDetector:
         ]
         prepared_at_ns = now_ns()
         outputs = chain.run(len(pictures))
-        inferred_at_ns = now_ns()
-        self._pictures += len(pictures)
+        sizes = [picture.size_wh for picture in pictures]
+        return self._detected(sizes, letterboxes, outputs, prepared_at_ns, now_ns())
+
+    def _detected(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        letterboxes: Sequence[Letterbox | None],
+        outputs: Tensors,
+        prepared_at_ns: int,
+        inferred_at_ns: int,
+    ) -> list[Detected]:
+        self._pictures += len(sizes)
         usable = all_finite(outputs)
         if not usable:
-            self._not_finite += len(pictures)
+            self._not_finite += len(sizes)
         return [
             Detected(
                 self._boxes(outputs, index, letterbox)
                 if usable and letterbox is not None
-                else Detections.empty(picture.size_wh),
+                else Detections.empty(size_wh),
                 prepared_at_ns,
                 inferred_at_ns,
                 now_ns(),
             )
-            for index, (picture, letterbox) in enumerate(zip(pictures, letterboxes, strict=True))
+            for index, (size_wh, letterbox) in enumerate(zip(sizes, letterboxes, strict=True))
         ]
 
     def _prepare(

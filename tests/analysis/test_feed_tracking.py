@@ -26,7 +26,9 @@ class Worker:
         self.publish: Callable[[Frame, Detections | None], None] = lambda frame, detections: None
         self.frames: list[Frame] = []
 
-    def attach(self, key: str, publish: Callable[[Frame, Detections | None], None]) -> None:
+    def attach(
+        self, key: str, publish: Callable[[Frame, Detections | None], None], *, patient: bool
+    ) -> None:
         self.publish = publish
 
     def submit(self, key: str, frame: Frame, *, next_in_ns: int | None) -> Submission:

@@ -181,3 +181,20 @@ def test_the_real_yolox_runs_in_the_shape_of_a_camera(tmp_path: Path) -> None:
     assert isinstance(shaped, AspectDetector)
     assert shaped.wait_shape((640, 480), DEADLINE_S)
     shaped.close()
+
+
+def test_pictures_of_two_shapes_are_looked_at_side_by_side_and_of_no_more(tmp_path: Path) -> None:
+    detector = load_detector(settings(write_grid_model(tmp_path / "grid.onnx"), tmp_path))
+    assert isinstance(detector, AspectDetector)
+    asked: list[tuple[int, int]] = []
+    pictures = [picture_with_a_spot(*size) for size in ((128, 128), (128, 96), (128, 64))]
+    for picture in pictures:
+        assert detector.wait_shape(picture.size_wh, DEADLINE_S)
+        part = detector._for(picture.size_wh)
+        size = part.input_spec.size_wh
+        part.begin = lambda *_, size=size: asked.append(size)  # type: ignore[method-assign]
+    for _ in range(2):
+        for picture in pictures:
+            assert detector.begin(picture, lambda: None) is None
+    assert asked == [(128, 128), (128, 96)] * 2
+    detector.close()
