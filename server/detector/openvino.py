@@ -127,24 +127,26 @@ class OpenVinoSession:
         self, output_names: Sequence[str], feeds: Mapping[str, AnyArray], run_options: Any = None
     ) -> list[AnyArray]:
         """Copies of the outputs in the order of their names. `run_options` mean nothing here."""
-        held = []
+        call, tensors = self._openvino.call, []
+        # In one piece each, and kept until the run is over: the tensors lie over their memory.
+        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
         try:
-            for name, array in feeds.items():
-                held.append(self._set(name, np.ascontiguousarray(array)))
-            self._openvino.call("ov_infer_request_infer", self._request)
+            for name, array in arrays.items():
+                tensors.append(self._over(array))
+                call("ov_infer_request_set_tensor", self._request, name.encode(), tensors[-1])
+            call("ov_infer_request_infer", self._request)
         finally:
-            for tensor in held:
+            for tensor in tensors:
                 self._openvino.free("tensor", tensor)
         return [self._get(name) for name in output_names]
 
-    def _set(self, name: str, array: AnyArray) -> c_void_p:
-        """A tensor over the array's memory, to be freed after the run."""
+    def _over(self, array: AnyArray) -> c_void_p:
+        """A tensor over the array's memory, to be freed; the array outlives it."""
         tensor = c_void_p()
         shape = _Shape(array.ndim, (c_int64 * array.ndim)(*array.shape))
         element = ELEMENT_TYPES[array.dtype.type]
         data = c_void_p(array.ctypes.data)
         self._openvino.call("ov_tensor_create_from_host_ptr", element, shape, data, byref(tensor))
-        self._openvino.call("ov_infer_request_set_tensor", self._request, name.encode(), tensor)
         return tensor
 
     def _get(self, name: str) -> AnyArray:

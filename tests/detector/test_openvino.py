@@ -79,6 +79,17 @@ def test_pictures_of_each_type_are_taken(tmp_path: Path, dtype: npt.DTypeLike) -
     assert (engine.run(1)["output0"] == ANSWER).all()
 
 
+def test_a_picture_that_does_not_lie_in_one_piece_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = write_convolutions(tmp_path / "model.onnx", 1)
+    session = Engine(openvino_way(path), plan())._session
+    assert isinstance(session, OpenVinoSession)
+    picture = np.random.default_rng(2).random((1, 64, 64, 3), np.float32).transpose(0, 3, 1, 2)
+    [whole] = session.run(["output0"], {"images": picture.copy(order="C")})
+    for _ in range(20):
+        [parts] = session.run(["output0"], {"images": picture})
+        np.testing.assert_array_equal(parts, whole)
+
+
 def test_real_numbers_are_those_of_onnxruntime(tmp_path: Path) -> None:
     path = write_convolutions(tmp_path / "model.onnx", 4)
     engines = [Engine(way, plan()) for way in (openvino_way(path), Way("cpu", "fp32", path, 1))]
