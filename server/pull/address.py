@@ -220,7 +220,8 @@ def check_host(address: Address, allowed: Iterable[str], resolve: Resolve = look
 
 def confined(address: Address, allowed: Iterable[str]) -> dict[str, str]:
     """FFmpeg's options for an address that a caller of the API gave: what it names must not lead
-    on to hosts that were not looked at, by a redirect or by a play list."""
+    on to hosts that were not looked at, by a redirect or by a play list. For a redirect of RTSP
+    FFmpeg has no option (docs/sources.md)."""
     options = dict(address.options)
     if address.scheme in ("http", "https") and address.host not in set(allowed):
         options["max_redirects"] = "0"

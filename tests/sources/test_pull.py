@@ -298,6 +298,38 @@ async def test_a_play_list_is_read_in_its_own_time_where_its_host_is_named(tmp_p
             assert "not video that may be read here" in told["pull"]["last_error"]
 
 
+@pytest.mark.xfail(strict=True, reason="FFmpeg has no option for it; docs/sources.md says so")
+async def test_an_rtsp_server_cannot_send_us_on_to_another_host() -> None:
+    came = asyncio.Event()
+
+    async def inside(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.set()
+        writer.close()
+
+    async def camera_that_redirects(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while request := (await reader.readuntil(b"\r\n\r\n")).decode():
+                number = request.partition("CSeq: ")[2].partition("\r\n")[0]
+                answer, more = "200 OK", "Public: DESCRIBE"
+                if not request.startswith("OPTIONS"):
+                    answer, more = "302 Found", f"Location: rtsp://127.0.0.1:{port}/inside"
+                writer.write(f"RTSP/1.0 {answer}\r\nCSeq: {number}\r\n{more}\r\n\r\n".encode())
+        writer.close()
+
+    async with (
+        await asyncio.start_server(inside, "127.0.0.1") as closed,
+        await asyncio.start_server(camera_that_redirects, "127.0.0.1") as outside,
+        # The one is named, the other is not.
+        fetching(source_hosts=("localhost",)) as server,
+    ):
+        port = closed.sockets[0].getsockname()[1]
+        await add(server, f"rtsp://localhost:{outside.sockets[0].getsockname()[1]}/x")
+        await reached(server, state="waiting")
+        assert not came.is_set()
+
+
 async def test_a_decoder_that_is_not_there_is_done_without(tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.mp4")
     for wanted in ("auto", "cuda", "videotoolbox"):
