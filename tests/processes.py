@@ -9,6 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from aiohttp import ClientSession
+from aiortc import RTCSessionDescription
+
+from tests.serving import Caller
+
 ROOT = Path(__file__).parents[1]
 DEADLINE_S = 30.0
 
@@ -39,3 +44,19 @@ def run_server(*arguments: str, **environment: str) -> subprocess.CompletedProce
         cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_S,
         env={**os.environ, **environment}, check=False,
     )  # fmt: skip
+
+
+@asynccontextmanager
+async def a_call(url: str, http: ClientSession) -> AsyncIterator[Caller]:
+    """A call of a server in another process, that has had a picture."""
+    caller = Caller()
+    try:
+        body = await caller.offer()
+        async with http.post(f"{url}/offer", json=body) as reply:
+            answer = await reply.json()
+            assert reply.status == 200, answer
+        await caller.pc.setRemoteDescription(RTCSessionDescription(answer["sdp"], "answer"))
+        await caller.picture()
+        yield caller
+    finally:
+        await caller.close()

@@ -7,15 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import ClientSession
-from aiortc import RTCSessionDescription
 
 from tests.fakes import FakeDetector
-from tests.processes import DEADLINE_S, ROOT, server_process
+from tests.processes import DEADLINE_S, ROOT, a_call, server_process
 from tests.serving import Caller, changed, serving, until
 
 pytestmark = pytest.mark.loopback
@@ -46,22 +43,6 @@ async def test_it_listens_on_every_address_it_is_given() -> None:
             async with http.get(f"{address}/") as reply:
                 body = await reply.json()
                 assert (body["status"], body["model_loaded"]) == ("ok", False)
-
-
-@asynccontextmanager
-async def a_call(url: str, http: ClientSession) -> AsyncIterator[Caller]:
-    """A call of a server in another process, that has had a picture."""
-    caller = Caller()
-    try:
-        body = await caller.offer()
-        async with http.post(f"{url}/offer", json=body) as reply:
-            answer = await reply.json()
-            assert reply.status == 200, answer
-        await caller.pc.setRemoteDescription(RTCSessionDescription(answer["sdp"], "answer"))
-        await caller.picture()
-        yield caller
-    finally:
-        await caller.close()
 
 
 async def test_sigterm_sends_everybody_elsewhere_and_ends_when_they_have_gone() -> None:

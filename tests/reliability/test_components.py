@@ -19,12 +19,12 @@ from server.inference import FAILURES_TO_TRIP
 from server.pixels import Picture
 from sightline.client import Sightline
 from tests.fakes import FakeDetector
+from tests.processes import a_call, server_process
 from tests.reliability.machine import observed_machine
 from tests.reliability.matrix import Matrix
 from tests.reliability.scene import Stage, scene, scene_apart, shown, watch
 from tests.reliability.test_load import Http, half_open_offer
 from tests.serving import until
-from tests.test_process import a_call, server_process
 
 pytestmark = pytest.mark.loopback
 
