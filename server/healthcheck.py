@@ -20,7 +20,11 @@ ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m server.healthcheck", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m server.healthcheck",
+        usage="python -m server.healthcheck [--SETTING VALUE ...] [--help]",
+        description=__doc__,
+    )
     add_arguments(parser)
     try:
         url = health_url(load_settings(parser.parse_args(arguments)))

@@ -250,7 +250,7 @@ def test_every_page_is_in_the_list_of_pages() -> None:
 
 def test_every_setting_the_documents_use_exists() -> None:
     flags = {row.flag for row in KEYS} | {"--config", "--help", "--json", "--version"}
-    of_token = {"--scope", "--stream", "--ttl", "--key"}
+    of_token = {"--scope", "--stream", "--ttl", "--key", "--name"}
     variables = {row.variable for row in KEYS} | {"SIGHTLINE_CONFIG"}
     missing = []
     for path, text in texts(".md"):

@@ -25,6 +25,9 @@ def run_token(arguments: Sequence[str]) -> int:
     """Print the token on standard output and what it is on standard error; the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m server token",
+        # Without the settings that it takes too: they would bury what was wrong.
+        usage="python -m server token --scope SCOPE [--scope SCOPE ...] [--stream NAME ...] "
+        "[--ttl TIME] [--key] [--SETTING VALUE ...] [--help]",
         description="Issue a token. It is signed with the secret that the server uses: give the "
         "same --state-dir or --token-secret, or run this where the server runs.",
     )

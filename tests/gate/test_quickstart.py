@@ -83,4 +83,5 @@ def test_a_wrong_wish_is_one_line_and_exit_code_2(
     refused = token_command("--state-dir", str(tmp_path), *arguments)
     assert refused.returncode == 2
     assert told in refused.stderr.splitlines()[-1]
+    assert len(refused.stderr.splitlines()) <= 2, "the line and perhaps the usage"
     assert refused.stdout == ""
