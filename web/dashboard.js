@@ -130,7 +130,7 @@ async function poll() {
       return;
     }
     tell(failure.title);
-    document.body.dataset['call'] = 'waiting';
+    stands('waiting');
     grid.forget();
     panel.forget();
   } finally {
@@ -174,6 +174,11 @@ async function orNull(asked, locked) {
   }
 }
 
+/** How it stands, for the styles: not written anew while it is the same. @param {string} state */
+function stands(state) {
+  if (document.body.dataset['call'] !== state) document.body.dataset['call'] = state;
+}
+
 /** @param {string} words in the head of the page, and for those who listen; not to be repeated */
 function tell(words) {
   if (summary.textContent === words) return;
@@ -187,17 +192,17 @@ function show() {
   const watching = streams.reduce((sum, stream) => sum + stream.viewers, 0);
   const all = live === streams.length ? `${live}` : `${live} of ${streams.length}`;
   const words = streams.length ? [`${all} live`, ` · ${watching} watching`] : ['No streams', ''];
-  if (summary.textContent !== words.join('')) summary.replaceChildren(...words.map(part));
-  document.body.dataset['call'] = live ? 'live' : 'idle';
-  nothing.hidden = streams.length > 0;
+  if (summary.textContent !== words.join('')) summary.replaceChildren(part(...words.map((each) => part(each))));
+  stands(live ? 'live' : 'idle');
+  if (nothing.hidden === (streams.length === 0)) nothing.hidden = streams.length > 0;
   element('grid', HTMLElement).hidden = streams.length === 0;
   showPanel();
 }
 
-/** @param {string} text */
-function part(text) {
+/** @param {...(string|Node)} children */
+function part(...children) {
   const node = document.createElement('span');
-  node.textContent = text;
+  node.append(...children);
   return node;
 }
 
@@ -210,7 +215,7 @@ function showPanel() {
 /** @param {Failure} failure */
 async function unlock(failure) {
   tell(failure.title);
-  document.body.dataset['call'] = 'failed';
+  stands('failed');
   const why = hasKey() ? `Another one is needed: ${failure.detail}` : 'One that may view the streams.';
   forgetKey();
   if (!(await askForKey(why))) {

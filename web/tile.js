@@ -42,6 +42,7 @@ const RTP_WRAP = 2 ** 32;
 const FIRST_PAUSE_MS = 500;
 const LONGEST_PAUSE_MS = 15_000;
 const REQUEST_MS = 8_000;
+const LEAVE_MS = 1_000;
 const GATHER_MS = 1_000;
 const FIRST_PICTURE_MS = 12_000;
 const DISCONNECTED_MS = 2_500;
@@ -331,7 +332,7 @@ class Playback {
     this.#location = new URL(reply.headers.get('Location') ?? '', endpoint).href;
     const sdp = await reply.text();
     if (signal.aborted) {
-      this.#leave();
+      void this.#leave();
       signal.throwIfAborted();
     }
     await this.#peer.setRemoteDescription({ type: 'answer', sdp });
@@ -359,8 +360,8 @@ class Playback {
     if (this.#abort.signal.aborted) return;
     this.#abort.abort();
     clearTimeout(this.#pinger);
-    this.#leave();
-    this.#peer.close();
+    // The server first: one that saw the connection end knows no session to take leave from.
+    void this.#leave().finally(() => this.#peer.close());
     this.video.srcObject = null;
     this.video.remove();
   }
@@ -530,11 +531,13 @@ class Playback {
     });
   }
 
-  #leave() {
-    if (!this.#location) return;
-    const init = { method: 'DELETE', keepalive: true, headers: bearer(this.#token) };
-    void fetch(this.#location, { ...init, credentials: 'omit' }).catch(() => {}); // it notices
+  async #leave() {
+    const location = this.#location;
     this.#location = '';
+    if (!location) return;
+    const signal = AbortSignal.timeout(LEAVE_MS);
+    const init = /** @type {const} */ ({ method: 'DELETE', keepalive: true, credentials: 'omit', signal });
+    await fetch(location, { ...init, headers: bearer(this.#token) }).catch(() => {}); // it notices
   }
 }
 

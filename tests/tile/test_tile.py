@@ -109,6 +109,8 @@ async def test_a_tile_lives_through_its_day(
             await page.wait_for(statistic(f"s.connections === {made} && s.state === 'live'"))
             await page.evaluate(f"{TILE}.remove()")
             await page.wait_for(server_viewers("v.length === 0"))
+            # It took its leave each time from a session that was still there.
+            assert not [error for error in page.errors if "/whep/porch/" in error]
         assert await page.violations() == []
 
 
