@@ -40,6 +40,8 @@ async def test_a_foreign_page_shows_tile_and_frame_with_tokens_that_run_out(
         foreign_site(port, server.url, "--key-file", str(plain), "--life", "6s") as site,
         open_page(other_browser, camera="none") as page,
     ):
+        # Off the screen the frame would rest.
+        await page.set_viewport(1280, 900)
         await page.goto(site)
         frame = asyncio.create_task(page.evaluate(FRAME_SAYS))
         # The token ends with the call; another one is fetched and it goes on.
