@@ -14,7 +14,7 @@ from typing import Any
 from server.access.limits import Turns
 from server.call_options import CallOptions
 from server.clock import NS_PER_S, now_ns, s_to_ns
-from server.errors import NotFoundError, UnavailableError, UnprocessableError
+from server.errors import NotFoundError, UnavailableError
 from server.link_counts import link_counts
 from server.logs import log_event
 from server.offer import Offer
@@ -278,8 +278,9 @@ class Registry:
                 await self._turns.take()
                 return await member.negotiate(offer)
         except TimeoutError:
-            raise UnprocessableError(
-                f"sdp: not negotiated within {NEGOTIATION_TIMEOUT_S:g} s"
+            # Hardly ever the offer's fault: whoever is told so comes back, and is not turned away.
+            raise UnavailableError(
+                f"negotiation: not done within {NEGOTIATION_TIMEOUT_S:g} s", RETRY_AFTER_S
             ) from None
 
     async def _live(self, session: Session) -> None:

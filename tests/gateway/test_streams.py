@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.fakes import FakeDetector
+from tests.gateway.offers import VIEWER
 from tests.gateway.publishing import SIZE_WH, publishing, write_pair
-from tests.gateway.watching import Watcher, sending, streaming, watching
+from tests.gateway.watching import SDP, Watcher, sending, streaming, watching
 from tests.serving import DEADLINE_S, Serving, calling, until
 
 pytestmark = pytest.mark.loopback
@@ -141,6 +142,22 @@ async def test_however_many_join_key_frames_stay_two_a_second() -> None:
             for watcher in watchers:
                 await watcher.pc.close()
         assert 1 <= encoding.fanout.keyframes <= 2 * seconds + 1
+
+
+async def test_an_offer_that_the_server_did_not_get_to_may_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with streaming() as server, sending(server, "yard"):
+        with monkeypatch.context() as hurried:
+            hurried.setattr("server.registry.NEGOTIATION_TIMEOUT_S", 0.0)
+            url = f"{server.url}/whep/yard"
+            async with server.http.post(url, data=VIEWER, headers=SDP) as reply:
+                assert reply.status == 503
+                assert int(reply.headers["Retry-After"]) > 0
+                assert "negotiation" in (await reply.json())["detail"]
+        assert server.registry.statistics().viewers == ()
+        async with watching(server, "yard") as watcher:
+            await watcher.picture()
 
 
 async def test_low_rung_is_half_the_size_and_made_only_when_watched() -> None:
