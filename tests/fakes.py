@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import av
 import numpy as np
 
-from server.clock import now_ns
+from server.clock import NS_PER_S, now_ns
 from server.detections import Detected, Detections, EngineReport
 from server.frame import Frame, Stamps
 from server.inference import Begun
@@ -23,6 +23,19 @@ def grey_video_frame(width: int = 64, height: int = 48, luma: int = 90) -> av.Vi
 def decoded_frame(seq: int = 0) -> Frame:
     at_ns = now_ns()
     return Frame(grey_video_frame(), seq, seq * 3000, Stamps(at_ns, at_ns, at_ns))
+
+
+class ManualClock:
+    """Monotonic nanoseconds that pass when told."""
+
+    def __init__(self) -> None:
+        self.at_ns = 1_000 * NS_PER_S
+
+    def __call__(self) -> int:
+        return self.at_ns
+
+    def advance(self, seconds: float) -> None:
+        self.at_ns += int(seconds * NS_PER_S)
 
 
 class FakeDetector:

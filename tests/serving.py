@@ -52,6 +52,12 @@ class Serving:
     def names(self) -> tuple[str, ...]:
         return self.inference.names
 
+    async def stream(self, name: str) -> dict[str, Any]:
+        """One stream as the API tells it."""
+        async with self.http.get(f"{self.url}/api/streams/{name}") as reply:
+            body: dict[str, Any] = await reply.json()
+            return body
+
     async def stats(self) -> dict[str, Any]:
         async with self.http.get(f"{self.url}/api/stats") as reply:
             body: dict[str, Any] = await reply.json()

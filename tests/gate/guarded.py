@@ -56,6 +56,10 @@ class Guarded:
                 return reply.status, {}
             return reply.status, await reply.json()
 
+    async def stream(self, name: str) -> dict[str, Any]:
+        """One stream, as the API tells it to whoever the session is."""
+        return (await self.ask("GET", f"/api/streams/{name}"))[1]
+
 
 @asynccontextmanager
 async def guarded(

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.clock import NS_PER_S
 from server.rtc.bitrate import (
     GROWTH_PER_S,
     START_SHARE,
@@ -13,25 +12,13 @@ from server.rtc.bitrate import (
     StepFilter,
     ceiling_bps,
 )
+from tests.fakes import ManualClock
 
 pytestmark = pytest.mark.unit
 
 MIN_BPS, MAX_BPS = 300_000, 6_000_000
 VGA = (640, 480)
 VGA_CEILING = 2_000_000
-
-
-class ManualClock:
-    """Monotonic nanoseconds that pass when told."""
-
-    def __init__(self) -> None:
-        self.at_ns = 1_000 * NS_PER_S
-
-    def __call__(self) -> int:
-        return self.at_ns
-
-    def advance(self, seconds: float) -> None:
-        self.at_ns += int(seconds * NS_PER_S)
 
 
 @pytest.fixture

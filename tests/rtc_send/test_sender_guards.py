@@ -17,20 +17,11 @@ from server.rtc.sender_guards import (
     SentPacket,
     history_capacity,
 )
+from tests.fakes import ManualClock
 
 pytestmark = pytest.mark.unit
 
 HALF_SECOND_NS = NS_PER_S // 2
-
-
-class ManualClock:
-    """Monotonic nanoseconds that pass when told."""
-
-    def __init__(self) -> None:
-        self.at_ns = NS_PER_S
-
-    def __call__(self) -> int:
-        return self.at_ns
 
 
 def encode_one(throttle: KeyframeThrottle) -> bool:

@@ -2,26 +2,15 @@
 
 import pytest
 
-from server.clock import NS_PER_S
 from server.rtc.bitrate import LOSS_HIGH, NARROW_S, RateFollower
 from server.rtc.spending import AHEAD_AT_MOST_S, BURST_S, OVERHEAD_BYTES, PACE, Spending
+from tests.fakes import ManualClock
 
 pytestmark = pytest.mark.unit
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.at_ns = 5 * NS_PER_S
-
-    def __call__(self) -> int:
-        return self.at_ns
-
-    def passes(self, seconds: float) -> None:
-        self.at_ns += int(seconds * NS_PER_S)
-
-
 def test_on_a_wide_path_nothing_is_counted() -> None:
-    spending = Spending(Clock())
+    spending = Spending(ManualClock())
     for _ in range(1000):
         spending.sent(1200)
     assert not spending.is_overdrawn
@@ -29,7 +18,7 @@ def test_on_a_wide_path_nothing_is_counted() -> None:
 
 
 def test_on_a_narrow_path_what_is_ahead_is_waited_for() -> None:
-    clock = Clock()
+    clock = ManualClock()
     spending = Spending(clock)
     spending.allow(300_000)
     size = 300_000 // 8 // 10 - OVERHEAD_BYTES
@@ -39,10 +28,10 @@ def test_on_a_narrow_path_what_is_ahead_is_waited_for() -> None:
     told = [spending.is_overdrawn]
     spending.sent(size)
     told.append(spending.is_overdrawn)
-    clock.passes(0.3 - AHEAD_AT_MOST_S + 0.001)
+    clock.advance(0.3 - AHEAD_AT_MOST_S + 0.001)
     told.append(spending.is_overdrawn)
     assert told == [False, True, False]
-    clock.passes(1)
+    clock.advance(1)
     assert spending.ahead_s == 0
     # Idle time is not saved up.
     spending.sent(size)
@@ -50,7 +39,7 @@ def test_on_a_narrow_path_what_is_ahead_is_waited_for() -> None:
 
 
 def test_the_first_part_of_a_picture_leaves_at_once_and_the_rest_at_a_pace() -> None:
-    spending = Spending(Clock())
+    spending = Spending(ManualClock())
     spending.allow(400_000)
     burst = int(BURST_S * 400_000 / 8)
     assert spending.pause_s(burst) == 0
@@ -59,7 +48,7 @@ def test_the_first_part_of_a_picture_leaves_at_once_and_the_rest_at_a_pace() -> 
 
 
 def test_a_path_is_narrow_for_a_while_after_a_heavy_loss_not_after_an_estimate() -> None:
-    clock = Clock()
+    clock = ManualClock()
     follower = RateFollower(100_000, 6_000_000, clock)
     follower.used(1_000_000)
     follower.remb(2_000_000)
@@ -67,6 +56,6 @@ def test_a_path_is_narrow_for_a_while_after_a_heavy_loss_not_after_an_estimate()
     told = [follower.is_narrow]
     follower.loss(LOSS_HIGH)
     told.append(follower.is_narrow)
-    clock.passes(NARROW_S)
+    clock.advance(NARROW_S)
     told.append(follower.is_narrow)
     assert told == [False, True, False]

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,19 +11,13 @@ from server.pull.demo import FPS, SHOWN_S, SIZE_WH, load_pictures, scene
 from server.settings import Settings
 from tests.fakes import FakeDetector
 from tests.gateway.watching import sending, watching
-from tests.serving import DEADLINE_S, Serving, changed, serving, until
+from tests.serving import DEADLINE_S, changed, serving, until
 
 pytestmark = pytest.mark.loopback
 
 
 def demo_threads() -> int:
     return sum(thread.name == "pull demo" for thread in threading.enumerate())
-
-
-async def told(server: Serving) -> dict[str, Any]:
-    async with server.http.get(f"{server.url}/api/streams/demo") as reply:
-        body: dict[str, Any] = await reply.json()
-        return body
 
 
 def on() -> Settings:
@@ -34,7 +27,7 @@ def on() -> Settings:
 
 async def test_it_is_there_and_costs_nothing_until_somebody_watches() -> None:
     async with serving(FakeDetector(), on()) as server:
-        body = await told(server)
+        body = await server.stream("demo")
         assert (body["source"], body["live"], body["pull"]["state"]) == ("demo", False, "idle")
         assert demo_threads() == 0
         async with watching(server, "demo", channel=True) as watcher:
@@ -43,7 +36,7 @@ async def test_it_is_there_and_costs_nothing_until_somebody_watches() -> None:
             assert (await watcher.message("boxes"))["boxes"]
             assert demo_threads() == 1
         await until(lambda: demo_threads() == 0)
-        body = await told(server)
+        body = await server.stream("demo")
         assert (body["viewers"], body["pull"]["state"]) == (0, "idle")
 
 
@@ -54,7 +47,7 @@ async def test_it_begins_again_without_showing_what_was_last() -> None:
             async with watching(server, "demo") as watcher:
                 await watcher.picture()
             await until(lambda: demo_threads() == 0)
-            assert (await told(server))["live"] is False
+            assert (await server.stream("demo"))["live"] is False
 
 
 async def test_a_snapshot_wakes_it_for_a_moment() -> None:

@@ -47,17 +47,11 @@ async def add(server: Serving, source: str, name: str = "door", **more: Any) -> 
         return reply.status, await reply.json()
 
 
-async def read(server: Serving, name: str = "door") -> dict[str, Any]:
-    async with server.http.get(f"{server.url}/api/streams/{name}") as reply:
-        body: dict[str, Any] = await reply.json()
-        return body
-
-
 async def reached(server: Serving, name: str = "door", **wanted: Any) -> dict[str, Any]:
     """Wait until the stream tells all this of itself, or of its pull."""
     async with asyncio.timeout(DEADLINE_S):
         while True:
-            body = await read(server, name)
+            body = await server.stream(name)
             told = {**(body.get("pull") or {}), **body}
             if all(told.get(key) == value for key, value in wanted.items()):
                 return body
@@ -66,7 +60,7 @@ async def reached(server: Serving, name: str = "door", **wanted: Any) -> dict[st
 
 async def tried(server: Serving, times: int) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while (await read(server))["pull"]["attempts"] < times:  # noqa: ASYNC110
+        while (await server.stream("door"))["pull"]["attempts"] < times:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
@@ -178,7 +172,7 @@ async def test_a_closed_port_is_tried_again_and_again() -> None:
     async with fetching(source_retry_s=0.1) as server:
         await add(server, f"rtsp://127.0.0.1:{port}/x")
         await tried(server, 3)
-        assert (await read(server))["pull"]["last_error"] == "Connection refused"
+        assert (await server.stream("door"))["pull"]["last_error"] == "Connection refused"
 
 
 async def test_a_file_goes_round_in_its_own_time(tmp_path: Path) -> None:
@@ -193,7 +187,7 @@ async def test_a_file_goes_round_in_its_own_time(tmp_path: Path) -> None:
             await until(lambda: server.registry.statistics().streams[0].frames >= 15)
             assert loop.time() - began >= 1.2
             await watcher.picture()
-        assert (await read(server))["pull"]["address"] == "file:clip.mp4"
+        assert (await server.stream("door"))["pull"]["address"] == "file:clip.mp4"
         async with server.http.get(f"{server.url}/metrics") as reply:
             told = await reply.text()
         assert 'sightline_source_playing{stream="door"} 1.0' in told
@@ -266,7 +260,7 @@ async def test_motion_jpeg_over_http_is_a_source_ours_too(tmp_path: Path) -> Non
         await add(server, f"{far.url}/api/streams/porch/mjpeg?annotated=0")
         told = await reached(server, live=True)
         assert (told["pull"]["decoder"], told["size"]) == ("mjpeg", [160, 120])
-        assert (await read(far, "porch"))["mjpeg"]["readers"] == 1
+        assert (await far.stream("porch"))["mjpeg"]["readers"] == 1
 
 
 @contextlib.asynccontextmanager
@@ -290,8 +284,8 @@ async def test_a_play_list_is_read_in_its_own_time_where_its_host_is_named(tmp_p
             await add(server, f"{url}/list.m3u8")
             await reached(server, live=True)
             # Two seconds of pictures do not come at once, though they could.
-            assert (await read(server))["frames"] < 20
-            assert "Connection" not in (await read(server))["pull"]["last_error"]
+            assert (await server.stream("door"))["frames"] < 20
+            assert "Connection" not in (await server.stream("door"))["pull"]["last_error"]
         async with fetching(source_hosts=("127.0.0.0/8",)) as server:
             await add(server, f"{url}/list.m3u8")
             told = await reached(server, state="waiting")

@@ -25,16 +25,10 @@ pytestmark = pytest.mark.service
 async def live(server: Serving, name: str = "yard") -> dict[str, Any]:
     async with asyncio.timeout(DEADLINE_S):
         while True:
-            body = await told(server, name)
+            body = await server.stream(name)
             if body.get("live"):
                 return body
             await asyncio.sleep(0.02)
-
-
-async def told(server: Serving, name: str = "yard") -> dict[str, Any]:
-    async with server.http.get(f"{server.url}/api/streams/{name}") as reply:
-        body: dict[str, Any] = await reply.json()
-        return body
 
 
 def decoded(jpeg: bytes) -> np.ndarray:
@@ -98,7 +92,7 @@ async def test_a_snapshot_is_the_newest_picture_with_boxes_or_without() -> None:
         assert not is_coloured(pictures["?annotated=0"])
         assert pictures["?width=100"].shape == (75, 100, 3)
         assert pictures["?width=4000"].shape == (240, 320, 3)
-        assert (await told(server))["viewers"] == 0
+        assert (await server.stream("yard"))["viewers"] == 0
 
 
 @pytest.mark.parametrize(
@@ -122,7 +116,7 @@ async def test_what_cannot_be_shown_is_refused_and_leaves_nothing(path: str, sta
         async with server.http.get(f"{server.url}/api/streams/{path}") as reply:
             assert reply.status == status
             assert (await reply.json())["status"] == status
-        body = await told(server)
+        body = await server.stream("yard")
         assert (body["viewers"], body["mjpeg"]["readers"]) == (0, 0)
 
 
@@ -134,20 +128,20 @@ async def test_pictures_of_many_readers_are_made_once() -> None:
             for _ in range(12):
                 pictures = await asyncio.gather(*(reader.next() for reader in readers))
                 assert all(is_coloured(decoded(jpeg)) for jpeg in pictures)
-            body = await told(server)
+            body = await server.stream("yard")
             assert (body["viewers"], body["mjpeg"]["readers"]) == (4, 4)
             mjpeg = body["mjpeg"]
             assert mjpeg["sent"] >= 4 * 12
             # Far from one for each reader.
             assert mjpeg["encoded"] <= mjpeg["sent"] / 2
         async with asyncio.timeout(DEADLINE_S):
-            while (await told(server))["viewers"]:  # noqa: ASYNC110
+            while (await server.stream("yard"))["viewers"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
-        before = (await told(server))["mjpeg"]["encoded"]
-        frames = (await told(server))["frames"]
+        before = (await server.stream("yard"))["mjpeg"]["encoded"]
+        frames = (await server.stream("yard"))["frames"]
         await until(lambda: server.registry.statistics().streams[0].frames >= frames + 10)
         # Nobody looks, and nothing is made.
-        assert (await told(server))["mjpeg"]["encoded"] <= before + 1
+        assert (await server.stream("yard"))["mjpeg"]["encoded"] <= before + 1
 
 
 async def test_a_reader_gets_no_more_a_second_than_it_asked_for() -> None:
@@ -155,10 +149,10 @@ async def test_a_reader_gets_no_more_a_second_than_it_asked_for() -> None:
         await live(server)
         async with motion(server, "?fps=5") as slow:
             await slow.next()
-            frames = (await told(server))["frames"]
+            frames = (await server.stream("yard"))["frames"]
             for _ in range(4):
                 await slow.next()
-            body = await told(server)
+            body = await server.stream("yard")
             passed = body["frames"] - frames
             assert body["mjpeg"]["encoded"] <= body["mjpeg"]["sent"] + 2
         # Four pictures at five a second take 0.8 s, in which some 24 came in.
@@ -174,7 +168,7 @@ async def test_a_slow_reader_misses_pictures_and_holds_up_nobody() -> None:
             lazy.sendall(b"GET /api/streams/yard/mjpeg?fps=30 HTTP/1.1\r\nHost: localhost\r\n\r\n")
             async with motion(server, "?fps=30") as quick:
                 async with asyncio.timeout(60):
-                    while not (await told(server))["mjpeg"]["dropped_slow"]:
+                    while not (await server.stream("yard"))["mjpeg"]["dropped_slow"]:
                         await quick.next()
                 first = await quick.next()
                 assert decoded(first).shape == (240, 320, 3)
@@ -193,10 +187,10 @@ async def test_who_takes_nothing_is_let_go() -> None:
             lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             lazy.sendall(b"GET /api/streams/yard/mjpeg?fps=30 HTTP/1.1\r\nHost: localhost\r\n\r\n")
             async with asyncio.timeout(DEADLINE_S):
-                while not (await told(server))["viewers"]:  # noqa: ASYNC110
+                while not (await server.stream("yard"))["viewers"]:  # noqa: ASYNC110
                     await asyncio.sleep(0.02)
             async with asyncio.timeout(90):
-                while (await told(server))["viewers"]:  # noqa: ASYNC110
+                while (await server.stream("yard"))["viewers"]:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
 
 
@@ -224,7 +218,7 @@ async def test_a_stream_that_fell_silent_is_marked_and_readers_stay() -> None:
                 # The pictures are plain; the words are not.
                 while decoded(await frames.next()).std() < 3:
                     pass
-            assert (await told(server))["live"] is False
+            assert (await server.stream("yard"))["live"] is False
         finally:
             await opened.__aexit__(None, None, None)
 
@@ -241,7 +235,7 @@ async def test_places_are_limited_and_given_back() -> None:
             async with watching(server, "yard") as watcher:
                 await watcher.picture()
         async with asyncio.timeout(DEADLINE_S):
-            while (await told(server))["viewers"]:  # noqa: ASYNC110
+            while (await server.stream("yard"))["viewers"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         async with motion(server) as frames:
             await frames.next()
