@@ -130,6 +130,8 @@ class Feed:
     def close(self) -> None:
         """No new results. Idempotent."""
         self._inference.detach(self._key)
+        # Whoever owns this feed is let go of; a decoder or a result may still be on its way.
+        self._deliver, self._on_detected = _shown_to_nobody, None
         if self._analyst is not None:
             self._analyst.close()
 
@@ -163,7 +165,7 @@ class Feed:
 
     def _detected(self, frame: Frame, detections: Detections | None) -> None:
         """On the inference thread; None when the detector failed."""
-        options, analyst = self.options, self._analyst
+        options, analyst, on_detected = self.options, self._analyst, self._on_detected
         shown = None
         if detections is not None:
             if analyst is not None:
@@ -173,8 +175,8 @@ class Feed:
             self._newest = None if self._patient else (frame, shown)
         if options.mode != "smooth":
             self._show(frame, shown, 1.0)
-        if options.mode != "exact" and shown is not None and self._on_detected is not None:
-            self._on_detected(frame, shown)
+        if options.mode != "exact" and shown is not None and on_detected is not None:
+            on_detected(frame, shown)
         if analyst is not None and shown is not None:
             # Last: the picture is on its way.
             analyst.look(frame, shown, self._inference.names)
@@ -231,3 +233,7 @@ class Feed:
             passed_without_boxes=self._passed_without_boxes,
             untracked=self._untracked,
         )
+
+
+def _shown_to_nobody(shot: Shot) -> None:
+    """What becomes of a picture after the end."""

@@ -198,6 +198,9 @@ class Hub:
         """Show nothing any more. Idempotent."""
         self._closed = True
         self._newest = None
+        # Those who watch hold their encoding until they are gone; it and the stream lead back here.
+        self._fanouts.clear()
+        self._on_sent = _told_to_nobody
         for timer in (self._wish, self._repeat):
             if timer is not None:
                 timer.cancel()
@@ -286,6 +289,10 @@ class Hub:
         # Boxes of a picture that is not live any more would be taken for what is there now.
         shown = replace(shot, detections=None) if caption else shot
         self._hand_out(shown, caption, _ticks_at(at_ns))
+
+
+def _told_to_nobody(sent: SentShot) -> None:
+    """What becomes of a shot that leaves after the end."""
 
 
 def _ticks_at(at_ns: int) -> int:

@@ -51,6 +51,8 @@ class Returning:
     def stop(self) -> None:
         """Send nothing more. Idempotent."""
         self.track.stop()
+        # Whoever hears of it is let go of; a last picture may still be leaving.
+        self._on_shown = _shown_to_nobody
 
     # --- pictures ---
 
@@ -116,3 +118,7 @@ class Returning:
             # Overtaken by a newer picture when the mode changed.
             "late": self.track.dropped_late,
         }
+
+
+def _shown_to_nobody(shot: Shot, stamps: Stamps) -> None:
+    """What becomes of a picture that leaves after the end."""

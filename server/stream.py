@@ -125,7 +125,7 @@ class Publication:
         self.kind = kind
         self.returns_picture = returns_picture
         self.owner: Source | None = None
-        """Set by whoever claimed, once there is a session."""
+        """Set by whoever claimed, once there is a session; None again after the end."""
         self._can_forward = kind in FORWARDING
         self._hidden = False
         self.on_watched: Callable[[bool], None] | None = None
@@ -159,6 +159,7 @@ class Publication:
 
     def end(self) -> None:
         """The source is gone. Idempotent."""
+        self.owner = None
         if self.stream.publication is self:
             self.stream.source_left()
 

@@ -3,6 +3,7 @@ And what times them."""
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -65,6 +66,7 @@ class Workers:
     async def life(self, _: object) -> AsyncIterator[None]:
         """From the server's start to its end, which comes in the middle."""
         self.inference.start()
+        _start_all(self.encoders, self._settings.rtc.encode_threads)
         tasks = [asyncio.create_task(self.loop_lag.run(), name="loop lag")]
         if self._settings.detector.replace_after_s:
             tasks.append(asyncio.create_task(self._watch.run(), name="detector watch"))
@@ -79,3 +81,11 @@ class Workers:
         self.encoders.shutdown(wait=False, cancel_futures=True)
         if self._tracer is not None:
             await asyncio.to_thread(self._tracer.close)
+
+
+def _start_all(executor: ThreadPoolExecutor, threads: int) -> None:
+    """All threads now: left to itself it starts one when work comes while the others are busy,
+    which may be hours later, and then for the sake of a picture that waits."""
+    together = threading.Barrier(threads)
+    for _ in range(threads):
+        executor.submit(together.wait)

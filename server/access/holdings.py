@@ -1,6 +1,7 @@
 """Who opened which call: what entitles to its session URL, and what ends it with its token."""
 
 import asyncio
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ class Holding:
     address: str
     group: str
     stream: str | None
-    end: Callable[[str], None]
+    end: "weakref.WeakMethod[Callable[[str], None]]"
     timer: asyncio.TimerHandle | None
 
 
@@ -41,13 +42,16 @@ class Holdings:
         group: str = "",
         stream: str | None = None,
     ) -> None:
-        """From now on the call is this principal's, and ends when its token does."""
+        """From now on the call is this principal's, and ends when its token does. `end` is a method
+        of whoever lives as long as the call; it is not kept alive for this."""
         self.prune()
         timer = None
         if principal.expires_at_unix_s is not None:
             left_s = max(0.0, principal.expires_at_unix_s - unix_ms() / 1000)
             timer = asyncio.get_running_loop().call_later(left_s, self._end, session_id)
-        self._held[session_id] = Holding(principal, address, group, stream, end, timer)
+        self._held[session_id] = Holding(
+            principal, address, group, stream, weakref.WeakMethod(end), timer
+        )
 
     def find(self, session_id: str) -> Holding | None:
         """Whose it is; None for what was not opened through the gate."""
@@ -91,9 +95,10 @@ class Holdings:
 
     def _end(self, session_id: str) -> None:
         holding = self._held.get(session_id)
-        if holding is not None and self._is_alive(session_id):
+        end = holding.end() if holding is not None else None
+        if end is not None and self._is_alive(session_id):
             self._ended_by_token += 1
-            holding.end(TOKEN_ENDED)
+            end(TOKEN_ENDED)
         self._forget(session_id)
 
     def _forget(self, session_id: str) -> None:

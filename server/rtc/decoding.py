@@ -164,6 +164,8 @@ class DecoderWorker:
                 if decoder is not None and not self._decode(decoder, job):
                     decoder = None
         finally:
+            # Whom it told of pictures holds it, too.
+            del self._sink, self._reference_lost
             self._call_loop(self._ended.set)
 
     def _next_job(self) -> _Job | None:

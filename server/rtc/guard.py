@@ -93,6 +93,15 @@ class GuardedDtlsTransport(RTCDtlsTransport):
                 ", ".join(CURVES),
             )
 
+    async def stop(self) -> None:
+        """As the base class; no certificate is looked at from then on. Idempotent."""
+        await super().stop()
+        connection = self._ssl
+        if connection is not None and (helper := connection._verify_helper) is not None:
+            # pyOpenSSL's helper and its callback keep each other.
+            connection.set_verify(SSL.VERIFY_NONE)
+            helper.callback = None
+
     async def _recv_next(self) -> None:
         try:
             await super()._recv_next()

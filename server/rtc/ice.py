@@ -89,7 +89,8 @@ class IceConnection(Connection):
         """Sources that know the ICE password: their check arrived, or they answered one of ours."""
         self._sockets: dict[StunProtocol, socket.socket] = {}
         """Those the system filters for us."""
-        self._dropped: dict[StunProtocol, int] = {}
+        self._dropped: dict[int, int] = {}
+        """By the number of the socket's file; those of one connection are open together."""
         self._connected = False
         self._stirred = asyncio.Event()
         """There may be something to check, or nothing more to come."""
@@ -391,9 +392,9 @@ class IceConnection(Connection):
 
     def dropped_by_system(self) -> int:
         """Datagrams that never came in: the filter's, or no room was left in a socket."""
-        for protocol, opened in self._sockets.items():
+        for opened in self._sockets.values():
             if opened.fileno() >= 0:
-                self._dropped[protocol] = socket_filter.dropped(opened)
+                self._dropped[opened.fileno()] = socket_filter.dropped(opened)
         return sum(self._dropped.values())
 
     def heard_from(self, addr: _Address, protocol: StunProtocol) -> None:
@@ -492,6 +493,14 @@ class IceConnection(Connection):
         # Its first steps end the list of checks; `connect` then finds it done.
         asyncio.get_running_loop().call_soon(self._stirred.set)
         await super().close()
+        # Each check that was cancelled leads to its pair, and each pair and each source to a
+        # socket's protocol, which leads back here.
+        for pair in self._check_list:
+            pair.task = None
+        self._check_list.clear()
+        self._early_checks.clear()
+        self._proven.clear()
+        self._sockets.clear()
 
     @property
     def has_open_socket(self) -> bool:

@@ -196,6 +196,11 @@ class PeerConnection(RTCPeerConnection):
             await transceiver.receiver.stop()
             await transceiver.sender.stop()
         await super().close()
+        # aiortc leaves these to the garbage collector, and everything else with them.
+        for transport in self._RTCPeerConnection__dtlsTransports:
+            transport.remove_all_listeners()
+        if self._RTCPeerConnection__sctp is not None:
+            self._RTCPeerConnection__sctp._data_channel_queue.clear()
 
     def _without_transport(self) -> Iterable[RTCRtpTransceiver]:
         for transceiver in self._RTCPeerConnection__transceivers:

@@ -60,7 +60,7 @@ class VideoReceiver(RTCRtpReceiver):
         self._sources: dict[int, SourceStatistics] = {}
         self._active_ssrc: int | None = None
         self._active_at_ns = 0
-        self._reports = ReportSender(lambda: self.transport)
+        self._reports = ReportSender(transport)
         self._packets_foreign = 0
         self._assembler = self._make_assembler()
         self._restarts_seen = 0
@@ -100,6 +100,10 @@ class VideoReceiver(RTCRtpReceiver):
 
     def _set_rtcp_ssrc(self, ssrc: int) -> None:
         self._reports.ssrc = ssrc
+
+    def setTransport(self, transport: RTCDtlsTransport) -> None:
+        super().setTransport(transport)
+        self._reports.transport = transport
 
     @property
     def _connection(self) -> IceConnection | None:
@@ -145,9 +149,13 @@ class VideoReceiver(RTCRtpReceiver):
         self._end()
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait([self._task], timeout=STOP_TIMEOUT_S)
+            ended, _ = await asyncio.wait([self._task], timeout=STOP_TIMEOUT_S)
+            if ended:
+                # How it was cancelled leads back here.
+                self._task = None
         if self._worker is not None and not await self._worker.wait_ended(STOP_TIMEOUT_S):
             logger.warning("%s still decodes after %g s", self._worker.name, STOP_TIMEOUT_S)
+        self._forward_sink = None
 
     def forward_to(self, sink: ForwardSink) -> None:
         """Hand every whole frame to `sink` too, on the loop and before it is decoded; `sink` must

@@ -72,5 +72,11 @@ class RemoteVideoTrack(RemoteStreamTrack):
     def stop(self) -> None:
         """End the track; whoever waits in `recv` gets the error. Idempotent."""
         super().stop()
+        # Whoever took the pictures is let go of; the decoder may be giving us a last one.
+        self._sink = _taken_by_nobody
         self._newest = None
         self._changed.set()
+
+
+def _taken_by_nobody(decoded: DecodedFrame) -> None:
+    """What becomes of a picture after the end."""

@@ -5,7 +5,7 @@ Loop only. Packets after the end of the connection are not sent, and that is no 
 
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from aiortc import RTCDtlsTransport
 from aiortc.rtp import (
@@ -38,11 +38,11 @@ def report_interval_ns() -> int:
 class ReportSender:
     """Sends for one receiver, under the SSRC that the peer connection gave it.
 
-    `transport` is asked for each time: bundling may replace it.
+    `transport` may be replaced: bundling does.
     """
 
-    def __init__(self, transport: Callable[[], RTCDtlsTransport]) -> None:
-        self._transport = transport
+    def __init__(self, transport: RTCDtlsTransport) -> None:
+        self.transport = transport
         self._estimator = RateEstimator()
         # Of the packets that the estimate is about; the newest ones.
         self._estimated_ssrcs: dict[int, None] = {}
@@ -106,6 +106,6 @@ class ReportSender:
 
     async def _send(self, packet: AnyRtcpPacket) -> None:
         try:
-            await self._transport()._send_rtp(bytes(packet))
+            await self.transport._send_rtp(bytes(packet))
         except ConnectionError:
             logger.debug("report after the connection ended")

@@ -11,6 +11,7 @@ Replaces aiortc's send loop and its feedback handling; what it leans on is pinne
 """
 
 import asyncio
+import contextlib
 import logging
 import struct
 from collections.abc import Callable, Sequence
@@ -150,6 +151,7 @@ class VideoSender(RTCRtpSender):
     _RTCRtpSender__octet_count: int
     _RTCRtpSender__packet_count: int
     _RTCRtpSender__rtp_started: asyncio.Event
+    _RTCRtpSender__rtp_task: asyncio.Future[None] | None
     _RTCRtpSender__rtp_exited: asyncio.Event
     _RTCRtpSender__rtx_payload_type: int | None
     _RTCRtpSender__rtx_sequence_number: int
@@ -241,6 +243,17 @@ class VideoSender(RTCRtpSender):
     async def send(self, parameters: RTCRtpSendParameters) -> None:
         self._header_block = HeaderBlock(parameters.headerExtensions, parameters.muxId)
         await super().send(parameters)
+
+    async def stop(self) -> None:
+        """As the base class. Idempotent."""
+        await super().stop()
+        task = self._RTCRtpSender__rtp_task
+        if task is not None:
+            await asyncio.wait([task])
+            if task.cancelled():
+                # This takes from it where it was cancelled, which leads back here.
+                with contextlib.suppress(asyncio.CancelledError):
+                    task.result()
 
     async def _run_rtp(self, codec: RTCRtpCodecParameters) -> None:
         self._RTCRtpSender__rtp_started.set()

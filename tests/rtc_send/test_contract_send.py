@@ -90,7 +90,7 @@ def test_private_state_that_we_share_exists() -> None:
 
     sender = asyncio.run(made())
     shared = [n for n in VideoSender.__annotations__ if n.startswith("_RTCRtpSender__")]
-    assert len(shared) == 11
+    assert len(shared) == 12
     for name in shared:
         assert hasattr(sender, name), name
 
