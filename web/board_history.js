@@ -18,6 +18,7 @@ const HOUR_MS = 3_600_000;
 const ROW_PX = 22;
 const AXIS_PX = 20;
 const NAMES_PX = 92;
+const LABEL_PX = 58;
 /** A moment is drawn this wide at least, to be seen and hit. */
 const LEAST_PX = 4;
 
@@ -306,7 +307,7 @@ export class History {
 function ticks(sinceMs, untilMs, width) {
   const spanMs = untilMs - sinceMs;
   const steps = [300_000, 900_000, HOUR_MS, 3 * HOUR_MS, 6 * HOUR_MS, 12 * HOUR_MS, 24 * HOUR_MS];
-  const step = steps.find((each) => (spanMs / each) * 58 < width) ?? 24 * HOUR_MS;
+  const step = steps.find((each) => (spanMs / each) * LABEL_PX < width) ?? 24 * HOUR_MS;
   const offset = new Date(untilMs).getTimezoneOffset() * 60_000;
   const found = [];
   for (let at = Math.ceil((sinceMs - offset) / step) * step + offset; at < untilMs; at += step) {
@@ -314,7 +315,8 @@ function ticks(sinceMs, untilMs, width) {
     const text = step >= 24 * HOUR_MS
       ? time.toLocaleDateString(undefined, { weekday: 'short', day: 'numeric' })
       : time.toLocaleTimeString(undefined, { hour: '2-digit', minute: '2-digit' });
-    found.push({ x: ((at - sinceMs) / spanMs) * width, text });
+    const x = ((at - sinceMs) / spanMs) * width;
+    if (x <= width - LABEL_PX / 2) found.push({ x, text }); // one at the edge would be cut
   }
   return found;
 }
