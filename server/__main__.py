@@ -32,7 +32,7 @@ from server.edge.gate import make_runner
 from server.errors import SettingsError, SightlineError
 from server.inference import Detector
 from server.logs import set_up_logging
-from server.memory import limit_arenas
+from server.memory import set_up_allocator
 from server.rtc.addresses import media_addresses
 from server.settings import Settings
 from server.settings_loading import KEYS, add_arguments, load_settings, unknown_variables
@@ -96,7 +96,7 @@ def _serve(settings: Settings) -> int:
     if problem := port_problem(settings):
         raise SettingsError(problem)
     tls = make_tls(settings, media_addresses())
-    limit_arenas()
+    set_up_allocator()
     # Without this a thread may hold the interpreter for 5 ms while a packet waits.
     sys.setswitchinterval(settings.server.switch_interval_ms / 1000)
     app = make_app(settings, None)

@@ -2,7 +2,9 @@
 
 Loading a model leaves tens of megabytes behind: with YOLOX-nano on OpenVINO 199 MiB are resident
 after loading, 176 after giving back. And each thread that allocates gets an arena of its own,
-up to eight a core, which calls that come and go fill one after another.
+up to eight a core, which calls that come and go fill one after another. Large blocks lie outside
+of the arenas at first, where a freed one is the system's again; but the C library lets that limit
+grow to the largest block it saw freed, and then an encoder's pictures leave holes in the arenas.
 """
 
 import contextlib
@@ -14,17 +16,23 @@ import resource
 import sys
 from pathlib import Path
 
-# glibc's number of the option, and the arenas that decoders, encoders and the loop share.
+# glibc's numbers of the options, the arenas that decoders, encoders and the loop share, and from
+# which size on blocks lie outside of them: an encoder's pictures do, which live as long as a call,
+# and those of 1280x720 on their way do not, because a new block is a page fault every 4 KiB.
+M_MMAP_THRESHOLD = -3
 M_ARENA_MAX = -8
 ARENAS = 2
+LARGE_BYTES = 3 * 2**19
 MIB = 2**20
 
 
-def limit_arenas() -> None:
-    """Let all threads share a few arenas (glibc); before the first thread starts."""
+def set_up_allocator() -> None:
+    """Let all threads share a few arenas, and keep large blocks out of them (glibc); before the
+    first thread starts."""
     mallopt = _from_libc("mallopt")
     if mallopt is not None:
         mallopt(M_ARENA_MAX, ARENAS)
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def give_back_memory() -> None:

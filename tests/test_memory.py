@@ -2,16 +2,44 @@
 
 import mmap
 import os
+import platform
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from server.memory import memory_limit_mib, resident_mib
+from tests.processes import ROOT
 
 pytestmark = pytest.mark.unit
 
 MACHINE_MIB = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+
+
+HOLES = """
+import sys
+from server.memory import resident_mib, set_up_allocator
+if sys.argv[1] == "set up":
+    set_up_allocator()
+bytearray(2**24)  # Freed at once: from now on glibc by itself keeps blocks of this size.
+before = resident_mib()
+blocks, pins = [], []
+for _ in range(32):
+    blocks.append(bytearray(2**21))
+    pins.append(bytearray(100_000))
+blocks.clear()
+print(resident_mib() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is set up")
+@pytest.mark.parametrize(("how", "kept"), [("set up", False), ("as it is", True)])
+def test_large_blocks_of_those_who_left_are_given_back(how: str, kept: bool) -> None:
+    words = [sys.executable, "-c", HOLES, how]
+    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert (float(told.stdout) > 32) is kept
 
 
 def test_memory_that_is_touched_is_resident_until_it_is_given_back() -> None:

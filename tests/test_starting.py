@@ -89,7 +89,7 @@ def test_an_interrupted_start_leaves_no_traceback(monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr("server.__main__.make_detector", load)
-    monkeypatch.setattr("server.__main__.limit_arenas", lambda: None)
+    monkeypatch.setattr("server.__main__.set_up_allocator", lambda: None)
     monkeypatch.setattr("sys.setswitchinterval", lambda _: None)
     monkeypatch.setattr("server.__main__.set_up_logging", lambda *_: None)
     assert main(["--port", "0", "--model", "none"]) == 130
