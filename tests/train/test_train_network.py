@@ -258,8 +258,18 @@ def test_suppression_keeps_the_best_of_each_class_and_frees_what_a_dropped_box_c
     boxes = torch.tensor([row])
     scores = torch.tensor([[0.9, 0.8, 0.7, 0.6]])
     classes = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
-    kept = export.suppress(boxes, scores, classes, overlap=0.6)
+    kept = export.suppress(export.alike(boxes, classes), scores, overlap=0.6)
     assert kept[0].tolist() == pytest.approx([0.9, 0.0, 0.7, 0.6])
+
+
+def test_a_box_is_moved_to_the_mean_of_those_of_its_class_that_lie_nearly_where_it_does() -> None:
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [2.0, 0, 12, 10], [9.0, 0, 19, 10], [1.0, 0, 11, 10]]])
+    scores = torch.tensor([[0.9, 0.6, 0.5, 0.4]])
+    classes = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
+    moved = export.agreed(boxes, export.alike(boxes, classes), scores, overlap=0.6)
+    # Of overlap 2/3: 2 px to the right, weighted 0.6 * 2/3 beside its own 0.9.
+    assert moved[0, 0].tolist() == pytest.approx([8 / 13, 0, 10 + 8 / 13, 10])
+    assert moved[0, 2:].tolist() == boxes[0, 2:].tolist()
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -5,10 +5,11 @@ x2 y2 in input pixels, score, class. Convolutions are in half precision; from th
 on everything is in single precision, because a half has steps of a quarter pixel at x = 300 (and
 BF16 of two pixels).
 
-Duplicates are removed inside the graph without loops or dynamic shapes: of the 300 best cells one
-is kept unless a better kept one of its class overlaps it. That rule refers to itself; four rounds
+Duplicates are removed inside the graph without loops or dynamic shapes: of the 400 best cells one
+is kept unless a better kept one of its class overlaps it. That rule refers to itself; six rounds
 from "all kept" reach its fixed point, which is what sequential suppression gives, on everything
-but chains of more than four boxes. Suppressed rows have score 0.
+but chains of more than six boxes. What is left out has had its say: a box is the mean of those of
+its class that lie nearly where it does, each weighted by its score and its overlap.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from tools.train.augment import PAD
 from tools.train.model import Detector, architecture_from, cells, decode
 
 ROWS = 300
-ROUNDS = 4
+CELLS = 400
+"""Looked at for duplicates; each object is seen by some ten cells, so a crowd takes many."""
+ROUNDS = 6
 FAMILY = "sightline"
 OPSET = 17
 
@@ -37,27 +40,42 @@ class Deployment:
     """What is fixed at export."""
 
     size: int = 320
-    overlap: float = 0.6
+    overlap: float = 0.5
     half: bool = True
     rows: int = ROWS
+    agreeing: float = 0.6
+    """Overlap from which on boxes of a class are averaged."""
 
 
-def suppress(boxes: Tensor, scores: Tensor, classes: Tensor, overlap: float) -> Tensor:
-    """Scores (N, K), sorted from the best, with those of duplicates set to 0."""
+def alike(boxes: Tensor, classes: Tensor) -> Tensor:
+    """Overlap (N, K, K) of boxes of one class, 0 between classes."""
     low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
     high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
     sides = (high - low).clamp(min=0.0)
     shared = sides[..., 0] * sides[..., 1]
     area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     union = area[:, :, None] + area[:, None, :] - shared
-    same = classes[:, :, None] == classes[:, None, :]
-    better = torch.ones(boxes.shape[1], boxes.shape[1]).triu(1).bool().to(boxes.device)
+    return shared / union.clamp(min=1e-6) * (classes[:, :, None] == classes[:, None, :])
+
+
+def suppress(likeness: Tensor, scores: Tensor, overlap: float) -> Tensor:
+    """Scores (N, K), sorted from the best, with those of duplicates set to 0."""
+    better = torch.ones(likeness.shape[1:]).triu(1).to(likeness)
     # hits[n, i, j]: i is better than j, of its class, and overlaps it.
-    hits = ((shared > overlap * union) & same & better).to(scores.dtype)
+    hits = (likeness > overlap).to(scores.dtype) * better
     kept = torch.ones_like(scores)
     for _ in range(ROUNDS):
         kept = 1.0 - (hits * kept[:, :, None]).amax(1)
     return scores * kept
+
+
+def agreed(boxes: Tensor, likeness: Tensor, scores: Tensor, overlap: float) -> Tensor:
+    """Each box (N, K, 4) moved to the weighted mean of those that overlap it this much. The mean
+    is taken of distances, which are small: products may be computed in BF16."""
+    weights = (likeness * (likeness > overlap)) * scores[:, None, :]
+    away = boxes[:, None, :, :] - boxes[:, :, None, :]
+    total = weights.sum(2).clamp(min=1e-9)
+    return boxes + (weights[..., None] * away).sum(2) / total[..., None]
 
 
 class Deployed(nn.Module):
@@ -78,12 +96,17 @@ class Deployed(nn.Module):
         logits, raw = self.network.head(self.network.features(x))
         centres, strides = self.get_buffer("centres"), self.get_buffer("strides")
         best, classes = logits.float().max(-1)
-        best, cell = best.topk(self.deployment.rows, dim=1)
+        best, cell = best.topk(min(CELLS, best.shape[1]), dim=1)
         classes = classes.gather(1, cell).float()
         boxes = decode(raw.float(), centres, strides)
         boxes = boxes.gather(1, cell[:, :, None].expand(-1, -1, 4))
-        scores = suppress(boxes, best.sigmoid(), classes, self.deployment.overlap)
-        return torch.cat((boxes, scores[..., None], classes[..., None]), -1)
+        likeness = alike(boxes, classes)
+        sure = best.sigmoid()
+        scores = suppress(likeness, sure, self.deployment.overlap)
+        boxes = agreed(boxes, likeness, sure, self.deployment.agreeing)
+        found = torch.cat((boxes, scores[..., None], classes[..., None]), -1)
+        _, row = scores.topk(min(self.deployment.rows, scores.shape[1]), dim=1)
+        return found.gather(1, row[:, :, None].expand(-1, -1, 6))
 
 
 def load_checkpoint(path: Path) -> tuple[Detector, dict[str, Any]]:

@@ -35,7 +35,7 @@ def select(
     scores: Floats,
     boxes: Floats,
     floor: float = 0.01,
-    overlap: float = 0.6,
+    overlap: float = 0.5,
     candidates: int = 1000,
     most: int = 100,
 ) -> tuple[Floats, Floats, Integers]:
