@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 
 from server.detector import parity
 from server.detector.composite import CompositeDetector
+from server.detector.heads.end2end import EndToEndHead
 from server.detector.load import load_detector, model_paths
 from server.detector.model import ModelDetector
 from server.detector.onnx_outline import read_outline
@@ -466,3 +467,10 @@ def test_closed_detector_holds_no_session(tmp_path: Path) -> None:
     detector.close()
     assert isinstance(detector, ModelDetector)
     assert detector._chain is None
+
+
+def test_rows_that_name_no_class_are_left_out() -> None:
+    rows = np.full((1, 4, 6), 0.9, np.float32)
+    rows[0, :, 5] = [0, 1e20, np.nan, 2]
+    found = EndToEndHead("rows", 3).decode({"rows": rows}, 0, 0.5)
+    assert found.class_id.tolist() == [0, 2]

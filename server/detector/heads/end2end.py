@@ -30,6 +30,8 @@ class EndToEndHead:
     def decode(self, outputs: Tensors, item: int, floor: float) -> Candidates:
         rows = outputs[self.output][item]
         few = rows[rows[:, 4] >= floor]
+        # A damaged file may name a class that no integer can hold.
+        few = few[np.abs(few[:, 5]) < 2**31]
         return Candidates(few[:, :4], few[:, 4], few[:, 5].astype(np.int32))
 
 
