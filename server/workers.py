@@ -19,6 +19,8 @@ from server.tracing import make_tracer
 
 logger = logging.getLogger(__name__)
 
+THREADS_START_S = 10.0
+
 # What the page asks a camera for unless told otherwise; other shapes are made when they come.
 CAMERA_SIZES = ((640, 480),)
 
@@ -88,4 +90,4 @@ def _start_all(executor: ThreadPoolExecutor, threads: int) -> None:
     which may be hours later, and then for the sake of a picture that waits."""
     together = threading.Barrier(threads)
     for _ in range(threads):
-        executor.submit(together.wait)
+        executor.submit(together.wait, THREADS_START_S)
