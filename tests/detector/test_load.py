@@ -1,6 +1,7 @@
 """Files become detectors, or are refused with one line that says why."""
 
 import contextlib
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper
 
 from server.detector import parity
 from server.detector.composite import CompositeDetector
+from server.detector.engine import host
 from server.detector.heads.end2end import EndToEndHead
 from server.detector.load import load_detector, model_paths
 from server.detector.model import ModelDetector
@@ -401,8 +403,11 @@ def test_broken_picture_costs_its_own_boxes_only(tmp_path: Path) -> None:
 
 
 def test_half_file_that_disagrees_with_its_original_is_refused_with_the_figure(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Where nothing computes half precision the half file would not be looked at.
+    able = dataclasses.replace(host(), native_bf16=True)
+    monkeypatch.setattr("server.detector.load.host", lambda: able)
     original = tiny(tmp_path / "model.onnx")
     other = yolo26()
     other["output0"][0, 0, 4] = 0.3
