@@ -71,6 +71,8 @@ class RateFollower:
         self._share = START_SHARE
         self._cap_bps: float | None = None
         self._estimate_bps: float | None = None
+        self._told_bps: int | None = None
+        """The last estimate as the receiver said it."""
         self._loss = 0.0
         self._used_bps: int | None = None
         self._grown_at_ns = clock()
@@ -79,13 +81,15 @@ class RateFollower:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether much was lost lately. An estimate that falls is no proof: receivers on busy
-        machines take their own lateness for a queue, and sending less would prove them right."""
+        """Whether much was lost lately of more than the receiver believes in. Either alone is no
+        proof: on a radio path much is lost however little is sent, and receivers on busy machines
+        take their own lateness for a queue, where sending less would prove them right."""
         return self._clock() < self._narrow_until_ns
 
     def remb(self, estimate_bps: int) -> None:
         """The receiver's estimate of what the way to it can carry."""
         self._grow()
+        self._told_bps = estimate_bps
         self._estimate_bps = max(float(self._min_bps), estimate_bps * REMB_SHARE)
         if self._cap_bps is None:
             self._cap_bps = self._estimate_bps
@@ -93,12 +97,17 @@ class RateFollower:
             self._cap_bps = self._estimate_bps
             self._hold()
 
-    def loss(self, fraction: float) -> None:
-        """The part of our packets lost since the last receiver report, 0..1."""
+    def loss(self, fraction: float, sent_bps: float) -> None:
+        """The part of our packets lost since the last receiver report, 0..1, and what left since
+        then, repairs too."""
         self._grow()
         self._loss = fraction
-        if fraction >= LOSS_HIGH and self._used_bps is not None:
+        if fraction < LOSS_HIGH:
+            return
+        # Who makes no estimate leaves the loss to speak for itself.
+        if self._told_bps is None or self._told_bps < sent_bps:
             self._narrow_until_ns = self._clock() + int(NARROW_S * NS_PER_S)
+        if self._used_bps is not None:
             base = self._used_bps if self._cap_bps is None else min(self._cap_bps, self._used_bps)
             self._cap_bps = max(float(self._min_bps), base * (1.0 - 0.5 * fraction))
             self._hold()

@@ -26,11 +26,6 @@ SLOW_WISH_NS = 2 * NS_PER_S
 # Bytes the kernel would not take yet.
 UNSENT_BYTES_AT_MOST = 256 * 1024
 
-# A forwarded picture does not get smaller for whoever cannot take it. An estimate that is still
-# growing is no reason to leave pictures out; so much loss is.
-LOST_AT_MOST = 0.1
-
-
 FindFanout = Callable[[str], PictureSource]
 
 
@@ -149,8 +144,9 @@ class FanoutSender(VideoSender):
         if self._unsent_bytes() > UNSENT_BYTES_AT_MOST:
             return 0
         if self._fanout is not None and not self._fanout.follows_rate:
-            lossy = (self._fraction_lost or 0.0) > LOST_AT_MOST
-            return self.allowance().cap_bps if lossy else None
+            # A forwarded picture does not get smaller for whoever cannot take it. An estimate that
+            # is still growing is no reason to leave pictures out; a path that proved narrow is.
+            return self.allowance().cap_bps if self._rate.is_narrow else None
         return self.allowance().cap_bps
 
     def _wish_if_slow(self, at_ns: int) -> None:

@@ -198,6 +198,9 @@ class VideoSender(RTCRtpSender):
         self._callback_failures = 0
         self._send_errors = 0
         self._remb_bps: int | None = None
+        # As of the last receiver report.
+        self._reported_at_ns = now_ns()
+        self._reported_bytes = 0
         self._fraction_lost: float | None = None
 
     def statistics(self) -> SenderStatistics:
@@ -497,7 +500,15 @@ class VideoSender(RTCRtpSender):
             for report in packet.reports:
                 if report.ssrc == self._ssrc:
                     self._fraction_lost = report.fraction_lost / 256
-                    self._rate.loss(self._fraction_lost)
+                    self._rate.loss(self._fraction_lost, self._take_sent_bps())
+
+    def _take_sent_bps(self) -> float:
+        """The rate at which media and repairs left since the last call."""
+        at_ns, sent_bytes = now_ns(), self._RTCRtpSender__octet_count + self._resend.resent_bytes
+        elapsed_s = max(1, at_ns - self._reported_at_ns) / NS_PER_S
+        sent_bps = 8 * (sent_bytes - self._reported_bytes) / elapsed_s
+        self._reported_at_ns, self._reported_bytes = at_ns, sent_bytes
+        return sent_bps
 
     def _handle_remb(self, fci: bytes) -> None:
         try:

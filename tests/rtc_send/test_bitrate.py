@@ -120,22 +120,22 @@ def test_heavy_loss_takes_the_rate_down_and_it_recovers(
     follower: RateFollower, clock: ManualClock
 ) -> None:
     before = rate(follower)
-    follower.loss(0.2)
+    follower.loss(0.2, before)
     assert rate(follower) == pytest.approx(before * 0.9, rel=0.01)
     clock.advance(1.5)
-    follower.loss(0.2)
+    follower.loss(0.2, before)
     assert rate(follower) == pytest.approx(before * 0.81, rel=0.01)
     clock.advance(30)
-    follower.loss(0.05)
+    follower.loss(0.05, before)
     assert rate(follower) == pytest.approx(before * 0.81, rel=0.01), "still losing"
-    follower.loss(0.0)
+    follower.loss(0.0, before)
     clock.advance(30)
     assert rate(follower) == before
 
 
 def test_light_loss_changes_nothing(follower: RateFollower) -> None:
     before = rate(follower)
-    follower.loss(0.05)
+    follower.loss(0.05, before)
     assert rate(follower) == before
 
 

@@ -47,14 +47,34 @@ def test_the_first_part_of_a_picture_leaves_at_once_and_the_rest_at_a_pace() -> 
     assert pause_s == pytest.approx(8 * 1240 / (PACE * 400_000))
 
 
+LARGE_BPS, SMALL_BPS = 2_000_000, 200_000
+
+
+@pytest.mark.parametrize(
+    ("estimate_bps", "sent_bps", "is_narrow"),
+    [
+        (LARGE_BPS, SMALL_BPS, False),  # a radio path loses much of whatever is sent
+        (SMALL_BPS, LARGE_BPS, True),
+        (None, SMALL_BPS, True),  # nothing tells the two apart
+    ],
+)
+def test_a_path_is_narrow_when_much_is_lost_of_more_than_the_receiver_believes_in(
+    estimate_bps: int | None, sent_bps: int, is_narrow: bool
+) -> None:
+    follower = RateFollower(100_000, 6_000_000, ManualClock())
+    if estimate_bps is not None:
+        follower.remb(estimate_bps)
+    follower.loss(LOSS_HIGH, sent_bps)
+    assert follower.is_narrow is is_narrow
+
+
 def test_a_path_is_narrow_for_a_while_after_a_heavy_loss_not_after_an_estimate() -> None:
     clock = ManualClock()
     follower = RateFollower(100_000, 6_000_000, clock)
-    follower.used(1_000_000)
-    follower.remb(2_000_000)
-    follower.remb(200_000)
+    follower.remb(LARGE_BPS)
+    follower.remb(SMALL_BPS)
     told = [follower.is_narrow]
-    follower.loss(LOSS_HIGH)
+    follower.loss(LOSS_HIGH, LARGE_BPS)
     told.append(follower.is_narrow)
     clock.advance(NARROW_S)
     told.append(follower.is_narrow)
