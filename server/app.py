@@ -39,7 +39,6 @@ from server.history.journal import Journal
 from server.history.storing import choose_store
 from server.inference import Detector, InferenceWorker
 from server.load_meter import LoadMeter
-from server.metrics import MetricsPage
 from server.model_registry import chosen_model
 from server.outlets.audience import Audience
 from server.outlets.bulletin import EVENTS, Bulletin
@@ -147,8 +146,7 @@ def make_app(
         pulls=pulls,
         clips=recorder,
     )
-    metrics = MetricsPage(status.statistics, gate.statistics)
-    signaling = Signaling(settings, registry, status, metrics, workers.changer, web_root())
+    signaling = Signaling(settings, registry, status, workers.changer, web_root())
     embed_policy(settings.auth.frame_ancestors)  # a mistake in it ends the start
     event_api = EventApi(settings.outlets, bulletin, audience, streams, lambda: inference.names)
     app.add_routes(

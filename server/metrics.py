@@ -23,21 +23,19 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class SnapshotCollector(Collector):
-    """Turns one snapshot into metrics each time it is scraped; keeps nothing itself."""
+    """One snapshot as metrics."""
 
-    def __init__(
-        self, take: Callable[[], ServerStatistics], take_gate: Callable[[], GateStatistics]
-    ) -> None:
-        self._take = take
-        self._take_gate = take_gate
+    def __init__(self, snapshot: ServerStatistics, gate: GateStatistics) -> None:
+        self._snapshot = snapshot
+        self._gate = gate
 
     def collect(self) -> Iterable[Metric]:
-        now = self._take()
+        now = self._snapshot
         yield from _tables(now)
         yield from _process(now)
         yield from _frames(now)
         yield from _links(now)
-        yield from _gate(self._take_gate())
+        yield from _gate(self._gate)
         yield from _calls(now)
         yield from _streams(now)
         yield from _sources(now)
@@ -48,19 +46,12 @@ class SnapshotCollector(Collector):
         yield from _journal(now)
 
 
-class MetricsPage:
-    """The text of `/metrics`. `take_gate` gives what `/api/stats` says of the gate."""
-
-    def __init__(
-        self,
-        take: Callable[[], ServerStatistics],
-        take_gate: Callable[[], GateStatistics] = lambda: {},
-    ) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(SnapshotCollector(take, take_gate))
-
-    def render(self) -> bytes:
-        return generate_latest(self._registry)
+def metrics_text(snapshot: ServerStatistics, gate: GateStatistics) -> bytes:
+    """The text of `/metrics`; `gate` is what `/api/stats` says of it. Takes milliseconds; any
+    thread."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(SnapshotCollector(snapshot, gate))
+    return generate_latest(registry)
 
 
 Figure = Callable[[ServerStatistics], float]

@@ -20,7 +20,7 @@ from server.clock import now_ns
 from server.data_channel import CHANNEL_LABEL, DetectionChannel
 from server.detections import Detections
 from server.errors import UnprocessableError
-from server.feed import Analyst, Feed, Inference
+from server.feed import Analyst, Feed, FeedStatistics, Inference
 from server.frame import Frame, FrameSink, Stamps
 from server.logs import log_event, short
 from server.messages import frame_message
@@ -242,6 +242,7 @@ class Session:
             last = Stamps(received_at_ns=stamps.received_at_ns, sent_at_ns=passed_on.sent_at_ns)
             rtp_timestamp = passed_on.rtp_timestamp
         at_ns = now_ns()
+        incoming = self._feed.statistics(at_ns)
         message = frame_message(
             self.id,
             frame,
@@ -251,9 +252,9 @@ class Session:
             sent=last,
         )
         message |= {
-            "fps_in": self._feed.statistics(at_ns).fps,
+            "fps_in": incoming.fps,
             "fps_out": self._returning.fps(at_ns),
-            "dropped": self._dropped(at_ns),
+            "dropped": self._dropped(incoming),
         }
         self._channel.send(message)
 
@@ -291,7 +292,7 @@ class Session:
 
     @property
     def dropped(self) -> dict[str, int]:
-        return self._dropped(now_ns())
+        return self._dropped(self._feed.statistics(now_ns()))
 
     @property
     def stream_name(self) -> str:
@@ -325,7 +326,7 @@ class Session:
             fps_out=returned.fps,
             size_wh=incoming.size_wh,
             server_ms=returned.server_ms.to_json(),
-            dropped=self._dropped(at_ns),
+            dropped=self._dropped(incoming),
             peer=self._peer.statistics(),
         )
 
@@ -344,9 +345,8 @@ class Session:
                 return transceiver
         return None
 
-    def _dropped(self, at_ns: int) -> dict[str, int]:
+    def _dropped(self, incoming: FeedStatistics) -> dict[str, int]:
         """Frames that came in, or should have, and did not go out, by reason."""
-        incoming = self._feed.statistics(at_ns)
         dropped = {
             # A newer frame came before the detector had time for it.
             "replaced": incoming.dropped_replaced,
@@ -354,8 +354,9 @@ class Session:
             "stale": incoming.dropped_stale,
             **self._returning.dropped,
         }
-        for received in self._peer.statistics().incoming:
-            # Lost on the way, too many for the decoder, or damaged.
-            for reason in ("lost", "decode_queue", "corrupt"):
-                dropped[reason] = dropped.get(reason, 0) + received.dropped.get(reason, 0)
-        return dropped
+        received = self._receiver.statistics().dropped if self._receiver is not None else {}
+        # Lost on the way, too many for the decoder, or damaged.
+        return dropped | {
+            reason: dropped.get(reason, 0) + received.get(reason, 0)
+            for reason in ("lost", "decode_queue", "corrupt")
+        }

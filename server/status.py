@@ -10,6 +10,7 @@ import resource
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 from server import __version__
@@ -169,15 +170,31 @@ def model_json(inference: InferenceStatistics) -> dict[str, Any] | None:
     }
 
 
+# What needs no look inside: a snapshot of many calls consists of little else.
+ATOMS = frozenset((str, int, float, bool, type(None)))
+
+
 def plain(value: Any) -> Any:
     """Snapshots as JSON takes them; `dataclasses.asdict` stumbles over read-only mappings."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    kind: Any = type(value)
+    if kind in ATOMS:
+        return value
+    names = field_names(kind)
+    if names is not None:
+        return {name: plain(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     return value
+
+
+@cache
+def field_names(kind: Any) -> tuple[str, ...] | None:
+    """Of a dataclass; None for other types."""
+    if not dataclasses.is_dataclass(kind):
+        return None
+    return tuple(item.name for item in dataclasses.fields(kind))
 
 
 def session_json(session: SessionStatistics) -> dict[str, Any]:
