@@ -24,6 +24,12 @@ pytestmark = pytest.mark.loopback
 # An address that nobody answers from: TEST-NET-1 of RFC 5737.
 NOWHERE = "a=candidate:1 1 udp 2130706431 192.0.2.1 40000 typ host\r\n"
 
+USUAL = LimitSettings()
+# Callers on this machine have no limits of their own; what all have together is as shipped.
+AS_SHIPPED = (f"--calls-per-s={USUAL.calls_per_s:g}", f"--call-burst={USUAL.call_burst}")
+# Connections that the client of these tests keeps open.
+FILES_OF_CLIENT = 20
+
 
 async def half_open_offer() -> str:
     """A good offer from nobody, whose candidates may still come."""
@@ -37,7 +43,7 @@ async def half_open_offer() -> str:
 
 
 @pytest.mark.parametrize(
-    ("count", "connect_timeout_s"), [(60, 3.0), pytest.param(1000, 45.0, marks=pytest.mark.long)]
+    ("count", "connect_timeout_s"), [(40, 3.0), pytest.param(1000, 90.0, marks=pytest.mark.long)]
 )
 async def test_half_open_calls_cost_little_and_are_freed(
     count: int, connect_timeout_s: float, matrix: Matrix
@@ -45,17 +51,26 @@ async def test_half_open_calls_cost_little_and_are_freed(
     sdp = await half_open_offer()
     # The witness is one of those that the cap counts.
     half_open = count - 1
-    arguments = (f"--max-sessions={count}", f"--connect-timeout-s={connect_timeout_s:g}")
+    arguments = (
+        *AS_SHIPPED, f"--max-sessions={count}", f"--connect-timeout-s={connect_timeout_s:g}",
+    )  # fmt: skip
     async with scene_apart(matrix, *arguments) as stage, Http() as http:
         alone_s, alone_ns = stage.cpu_s(), now_ns()
         await stage.settle()
         alone = 100e9 * (stage.cpu_s() - alone_s) / (now_ns() - alone_ns)
-        begin_ns = now_ns()
+        files_before, begin_ns = stage.process.num_fds(), now_ns()
         statuses: Counter[int] = Counter()
-        while (missing := half_open - statuses.total()) > 0:
-            offers = (http.offer(stage.url, sdp) for _ in range(min(20, missing)))
+        # As fast as they are let in: a burst, then at the rate. One of the burst is the witness.
+        at_once = USUAL.call_burst - 1
+        while True:
+            offers = (http.offer(stage.url, sdp) for _ in range(at_once))
             statuses.update(await asyncio.gather(*offers))
-        last_ns = now_ns()
+            last_ns = now_ns()
+            missing = half_open - statuses.total()
+            if missing <= 0:
+                break
+            at_once = min(missing, int(USUAL.calls_per_s))
+            await asyncio.sleep(1.05)
         beyond = await http.offer(stage.url, sdp)
         # What the matrix asks for is what they cost once they are there.
         await asyncio.sleep(min(15.0, connect_timeout_s / 3))
@@ -64,15 +79,19 @@ async def test_half_open_calls_cost_little_and_are_freed(
         cpu = 100e9 * (stage.cpu_s() - before_s) / (now_ns() - held_ns)
         alive = await http.sessions(stage.url) - 1
         async with asyncio.timeout(3 * connect_timeout_s + 20):
+            # Each holds a socket. To be asked about a thousand calls costs the server more than
+            # the calls do, so most are counted from outside.
+            while stage.process.num_fds() > files_before + FILES_OF_CLIENT:  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
             while await http.sessions(stage.url) > 1:  # noqa: ASYNC110 - it is another process
                 await asyncio.sleep(0.2)
         freed_s = (now_ns() - last_ns) / NS_PER_S
         files = stage.process.num_fds()
-        told = await stage.witnessed(held_ns)
+        told = await stage.witnessed(begin_ns)
         late_s = stage.machine.lateness_ms(begin_ns, now_ns())[1] / 100
         matrix.record(
             f"L6 {count}",
-            figure=f"{half_open} offers answered in {(last_ns - begin_ns) / NS_PER_S:.1f} s "
+            figure=f"{half_open} offers let in within {(last_ns - begin_ns) / NS_PER_S:.1f} s "
             f"({dict(statuses)}), one more {beyond}; {alive} of them and the witness cost "
             f"{cpu:.0f} % of a core, the witness alone {alone:.0f} %; all freed {freed_s:.1f} s "
             f"after the last (deadline {connect_timeout_s:g} s), then {files} files open; {told}",
@@ -85,13 +104,7 @@ async def test_half_open_calls_cost_little_and_are_freed(
 
 @pytest.mark.long
 async def test_a_burst_of_offers_is_answered_or_refused_quickly(matrix: Matrix) -> None:
-    # Callers on this machine have no limits of their own; what all have together is as shipped.
-    usual = LimitSettings()
-    arguments = (
-        f"--calls-per-s={usual.calls_per_s:g}", f"--call-burst={usual.call_burst}",
-        "--max-sessions=12",
-    )  # fmt: skip
-    async with scene_apart(matrix, *arguments) as stage:
+    async with scene_apart(matrix, *AS_SHIPPED, "--max-sessions=12") as stage:
         await stage.settle()
         body = {"sdp": await half_open_offer(), "type": "offer"}
         begin_ns = now_ns()
