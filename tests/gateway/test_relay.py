@@ -8,7 +8,14 @@ from typing import cast
 
 import pytest
 from aiortc.rtcdtlstransport import RTCDtlsTransport
-from aiortc.rtp import RTCP_PSFB_PLI, RTCP_RTPFB_NACK, RtcpPsfbPacket, RtcpRtpfbPacket
+from aiortc.rtp import (
+    RTCP_PSFB_PLI,
+    RTCP_RTPFB_NACK,
+    RtcpPsfbPacket,
+    RtcpReceiverInfo,
+    RtcpRrPacket,
+    RtcpRtpfbPacket,
+)
 
 from server.rtc.assembly import EncodedFrame
 from server.rtc.bitrate import Allowance
@@ -201,14 +208,18 @@ async def test_a_viewers_wish_for_a_key_frame_reaches_the_source() -> None:
         assert wishes.count == asked + 1
 
 
-async def test_a_low_estimate_alone_leaves_no_picture_out_but_loss_does() -> None:
+async def test_a_low_estimate_alone_leaves_no_picture_out_but_loss_beside_it_does() -> None:
     relay, wishes = Relay(Later()), Wishes()
     async with relayed(relay) as (sender, wire):
         sender._rate.remb(1)
         for index in range(60):
             relay.offer(frame(index, key=not index, packets=60), index * STEP, wishes)
         assert sender.dropped_slow == 0
-        sender._fraction_lost = 0.5
+        report = RtcpReceiverInfo(
+            ssrc=sender._ssrc, fraction_lost=128, packets_lost=0, highest_sequence=0,
+            jitter=0, lsr=0, dlsr=0,
+        )  # fmt: skip
+        await sender._handle_rtcp_packet(RtcpRrPacket(1, [report]))
         for index in range(60, 160):
             relay.offer(frame(index, packets=60), index * STEP, wishes)
         assert sender.dropped_slow > 0
