@@ -208,22 +208,38 @@ async def test_a_viewers_wish_for_a_key_frame_reaches_the_source() -> None:
         assert wishes.count == asked + 1
 
 
-async def test_a_low_estimate_alone_leaves_no_picture_out_but_loss_beside_it_does() -> None:
+def half_lost(sender: FanoutSender) -> RtcpRrPacket:
+    """What a viewer reports that lost every second packet."""
+    return RtcpRrPacket(
+        1,
+        [
+            RtcpReceiverInfo(
+                ssrc=sender._ssrc, fraction_lost=128, packets_lost=0, highest_sequence=0,
+                jitter=0, lsr=0, dlsr=0,
+            )
+        ],
+    )  # fmt: skip
+
+
+async def test_neither_a_low_estimate_nor_loss_alone_leaves_pictures_out_but_both_do() -> None:
     relay, wishes = Relay(Later()), Wishes()
     async with relayed(relay) as (sender, wire):
+
+        def offer(*indices: int) -> None:
+            for index in indices:
+                picture = frame(index, key=not index, packets=60)
+                relay.offer(picture, index * STEP, wishes)
+
+        sender._rate.remb(10**9)
+        offer(*range(60))
+        await sender._handle_rtcp_packet(half_lost(sender))
         sender._rate.remb(1)
-        for index in range(60):
-            relay.offer(frame(index, key=not index, packets=60), index * STEP, wishes)
+        offer(*range(60, 120))
         assert sender.dropped_slow == 0
-        report = RtcpReceiverInfo(
-            ssrc=sender._ssrc, fraction_lost=128, packets_lost=0, highest_sequence=0,
-            jitter=0, lsr=0, dlsr=0,
-        )  # fmt: skip
-        await sender._handle_rtcp_packet(RtcpRrPacket(1, [report]))
-        for index in range(60, 160):
-            relay.offer(frame(index, packets=60), index * STEP, wishes)
+        await sender._handle_rtcp_packet(half_lost(sender))
+        offer(*range(120, 220))
         assert sender.dropped_slow > 0
         wire.unsent_bytes = 10_000_000
         sent = len(wire.sent)
-        relay.offer(frame(200, key=True, packets=60), 200 * STEP, wishes)
+        relay.offer(frame(220, key=True, packets=60), 220 * STEP, wishes)
         assert len(wire.sent) == sent
