@@ -231,9 +231,9 @@ small file system), F18 PostgreSQL and H17 coturn, which `make` installs on Debi
   a picture's way. With a hundredth over 8 ms late, a case that misses its target has no verdict.
 - **Verdict**: *holds*; *missed*, with the figure and what was missed; *no verdict*; or *failed*,
   where the test ended before it could measure.
-- The server is a process of its own in H1 to H4, H9, H10, H13 to H18, F14, F16, F17, L6 and L7.
-  Elsewhere it shares one, and its event loop, with the callers and the bad network: ages hold the
-  callers' own share.
+- The server is a process of its own in H1 to H6, H9, H10, H13 to H18, F11, F14, F16, F17, L6 and
+  L7. Elsewhere it shares one, and its event loop, with the callers and the bad network: ages hold
+  the callers' own share.
 - The bad network is a relay between real peers (`bench/impairment.py`): seeded, no root. *Up* is
   from the caller to the server.
 - "% decoded" counts pictures at the end of the bad direction. Fewer may be shown: those that waited

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Protocol
 
 import av
+from aiohttp import ClientSession
 from aiortc import (
     MediaStreamTrack,
     RTCConfiguration,
@@ -30,6 +31,16 @@ def streaming(
     return serving(detector, changed(streams=streams, limits=limits))
 
 
+class Reached(Protocol):
+    """A server, wherever it runs."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def http(self) -> ClientSession: ...
+
+
 class Watcher:
     """Receives a stream's picture and, if wanted, its detections."""
 
@@ -47,7 +58,7 @@ class Watcher:
         self.url = ""
         self.etag = ""
 
-    async def watch(self, serving: Serving, stream: str, query: str = "") -> None:
+    async def watch(self, serving: Reached, stream: str, query: str = "") -> None:
         await self.pc.setLocalDescription(await self.pc.createOffer())
         url = f"{serving.url}/whep/{stream}{query}"
         async with serving.http.post(url, data=self.pc.localDescription.sdp, headers=SDP) as reply:

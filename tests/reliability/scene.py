@@ -180,8 +180,21 @@ class StageApart(Watched):
     process: psutil.Process
     url: str
     http: ClientSession
+    stack: AsyncExitStack
+    executor: ThreadPoolExecutor
     log: list[str]
     """Its lines since the start."""
+
+    async def call(self, stream: str, clip: Clip) -> Peer:
+        """One more caller, the source of a stream; closed with the scene."""
+        camera = Camera(clip, FPS, 0.4, PICTURES_AT_MOST)
+        peer = Peer("subject", camera, "VP8", self.executor)
+        return await calling(self.stack, self.http, self.url, peer, stream)
+
+    def resident_mib(self) -> float:
+        """Memory of the server."""
+        resident: int = self.process.memory_info().rss
+        return resident / 2**20
 
     def cpu_s(self) -> float:
         """Processor time that the server has used."""
@@ -267,6 +280,8 @@ async def scene_apart(
             process=psutil.Process(process.pid),
             url=url,
             http=http,
+            stack=stack,
+            executor=executor,
             log=log,
         )
 
