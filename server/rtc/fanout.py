@@ -50,8 +50,6 @@ class Fanout(PictureSource):
     """See the module. `on_sent` hears of every picture after the last viewer's last packet,
     `on_wish` that somebody waits for a key frame: the source may be slow to bring a picture."""
 
-    follows_rate = True
-
     def __init__(
         self,
         codec_name: str,

@@ -1,8 +1,8 @@
 """A viewer's sender: shared payloads, its own headers and encryption, nothing encoded.
 
 Everything of `VideoSender` that answers a receiver stays (NACK, RTX, reports, REMB); only where
-pictures come from differs. A viewer that cannot take all is served up to what it can: what does
-not fit is dropped up to the next key frame, so that it never drags the others along.
+pictures come from differs. A viewer that cannot take what the others can is served up to what it
+can: what does not fit is dropped up to the next key frame, so that it never drags them along.
 """
 
 import asyncio
@@ -23,6 +23,8 @@ from server.rtc.sender import VideoSender
 BURST_S = 0.75
 # Least time between two key frames that a slow viewer may cause for everybody.
 SLOW_WISH_NS = 2 * NS_PER_S
+# So much more than a viewer's rate is still that rate: encoders are spared small steps.
+NEARLY = 1.05
 # Bytes the kernel would not take yet.
 UNSENT_BYTES_AT_MOST = 256 * 1024
 
@@ -128,7 +130,8 @@ class FanoutSender(VideoSender):
         at_ns = now_ns()
         if self.transport.state != "connected":
             return
-        if not self._pace.take(picture.size, picture.keyframe, self._rate_bps(), at_ns):
+        rate_bps = self._rate_bps(picture)
+        if not self._pace.take(picture.size, picture.keyframe, rate_bps, at_ns):
             self._wish_if_slow(at_ns)
             return
         if picture.result is not None:
@@ -139,15 +142,19 @@ class FanoutSender(VideoSender):
         )
         self._keyframes_sent += picture.keyframe
 
-    def _rate_bps(self) -> int | None:
+    def _rate_bps(self, picture: SharedPicture) -> int | None:
         """What pictures may take on this viewer's way; None for whatever they need."""
         if self._unsent_bytes() > UNSENT_BYTES_AT_MOST:
             return 0
-        if self._fanout is not None and not self._fanout.follows_rate:
+        cap_bps = self.allowance().cap_bps
+        if picture.result is None:
             # A forwarded picture does not get smaller for whoever cannot take it. An estimate that
             # is still growing is no reason to leave pictures out; a path that proved narrow is.
-            return self.allowance().cap_bps if self._rate.is_narrow else None
-        return self.allowance().cap_bps
+            return cap_bps if self._rate.is_narrow else None
+        # What was encoded for this rate goes out whole: encoders miss it, and key frames come on
+        # top. Whoever is given more than that, because the others can take it, has to choose.
+        meant_for_it = cap_bps is None or picture.result.bits_per_s <= NEARLY * cap_bps
+        return None if meant_for_it else cap_bps
 
     def _wish_if_slow(self, at_ns: int) -> None:
         due = at_ns - self._slow_wish_at_ns >= SLOW_WISH_NS

@@ -73,9 +73,6 @@ class RecentPictures:
 class PictureSource(ABC):
     """Who is served, and what a viewer that joins begins with. Loop only."""
 
-    follows_rate: bool
-    """Pictures are made to fit what viewers can take."""
-
     def __init__(self) -> None:
         self._viewers: dict[Viewer, None] = {}
         self._recent = RecentPictures()

@@ -67,8 +67,6 @@ class RelayedTimes:
 class Relay(PictureSource):
     """See the module. `call_soon` hands the rest of the viewers to the loop's next turn."""
 
-    follows_rate = False
-
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         super().__init__()
         self._call_soon = call_soon

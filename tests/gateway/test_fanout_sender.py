@@ -1,5 +1,6 @@
 """A viewer's sender on a wire that keeps what leaves: headers, feedback, repairs."""
 
+import dataclasses
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -25,10 +26,12 @@ from aiortc.rtp import (
     pack_remb_fci,
 )
 
+from server.clock import now_ns
 from server.rtc.extensions import ABS_SEND_TIME, MID
 from server.rtc.fanout import Fanout
 from server.rtc.fanout_sender import FanoutSender
 from server.rtc.options import RtcOptions
+from server.rtc.picture_source import SharedPicture
 from tests.gateway.test_fanout import OPTIONS, Stage
 from tests.serving import until
 
@@ -186,6 +189,24 @@ async def test_viewer_whose_socket_is_full_is_left_out_until_a_key_frame() -> No
         slow.unsent_bytes = 0
         assert not (await on.play()).keyframe
         assert len(slow.media()) == before
+
+
+@pytest.mark.parametrize(("encoded_for_bps", "drops"), [(360_000, False), (1_000_000, True)])
+async def test_what_was_encoded_for_a_viewers_rate_goes_out_though_the_encoder_missed_it(
+    encoded_for_bps: int, drops: bool
+) -> None:
+    async with stage() as on, viewing(on) as (sender, wire):
+        sender._rate.remb(400_000)
+        first = await on.play()
+        assert first.result is not None
+        result = dataclasses.replace(first.result, bits_per_s=encoded_for_bps)
+        # A picture a viewer's burst is made of, sixty times at once.
+        for number in range(60):
+            sender.send_picture(
+                SharedPicture((bytes(1000),) * 10, False, number, now_ns(), 10_000, result)
+            )
+        assert bool(sender.dropped_slow) is drops
+        assert (len(wire.media()) < 600) is drops
 
 
 async def test_viewer_without_a_way_out_costs_nobody_else_anything() -> None:
