@@ -99,7 +99,7 @@ class RateFollower:
 
     def loss(self, fraction: float, sent_bps: float) -> None:
         """The part of our packets lost since the last receiver report, 0..1, and what left since
-        then, repairs too."""
+        then, repairs apart."""
         self._grow()
         self._loss = fraction
         if fraction < LOSS_HIGH:

@@ -503,8 +503,9 @@ class VideoSender(RTCRtpSender):
                     self._rate.loss(self._fraction_lost, self._take_sent_bps())
 
     def _take_sent_bps(self) -> float:
-        """The rate at which media and repairs left since the last call."""
-        at_ns, sent_bytes = now_ns(), self._RTCRtpSender__octet_count + self._resend.resent_bytes
+        """The rate at which media left since the last call. Repairs do not count: they come on top
+        of what was meant to fit the estimate, the more of them the more is lost."""
+        at_ns, sent_bytes = now_ns(), self._RTCRtpSender__octet_count
         elapsed_s = max(1, at_ns - self._reported_at_ns) / NS_PER_S
         sent_bps = 8 * (sent_bytes - self._reported_bytes) / elapsed_s
         self._reported_at_ns, self._reported_bytes = at_ns, sent_bytes
