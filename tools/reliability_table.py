@@ -229,6 +229,8 @@ small file system), F18 PostgreSQL and H17 coturn, which `make` installs on Debi
   on the same cores or by other work. It is told where a hundredth of its samples was over 2 ms
   late; the witness's bounds are then widened by ten times that, once for each thread and socket on
   a picture's way. With a hundredth over 8 ms late, a case that misses its target has no verdict.
+- `make test` and `make test-long` judge everything but the witness's percentile: a figure wants a
+  machine that does nothing else.
 - **Verdict**: *holds*; *missed*, with the figure and what was missed; *no verdict*; or *failed*,
   where the test ended before it could measure.
 - The server is a process of its own in H1 to H6, H9, H10, H13 to H18, F11, F14, F16, F17, L6 and

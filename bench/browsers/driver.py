@@ -33,6 +33,7 @@ DEADLINE_S = 40.0
 START_DEADLINE_S = 90.0
 STOP_DEADLINE_S = 5.0
 POLL_MS = 50
+CLICKS_AT_MOST = 3
 LISTENING = re.compile(r"(DevTools|WebDriver BiDi) listening on (ws://\S+)")
 
 # The camera a browser offers: one that is granted, one that is refused, or none at all.
@@ -184,24 +185,33 @@ class Page(ABC):
     def _on_event(self, name: str, parameters: dict[str, Any]) -> None: ...
 
     async def click(self, selector: str) -> None:
-        """A real click on the middle of an element, brought into view and at rest there."""
-        x, y = await self.evaluate(
-            f"""(async () => {{
-                const element = document.querySelector({json.dumps(selector)});
-                const middle = () => {{
-                    element.scrollIntoView({{block: 'nearest'}});
-                    const box = element.getBoundingClientRect();
-                    return [box.x + box.width / 2, box.y + box.height / 2];
-                }};
-                let [before, now] = ['', middle()];
-                while (String(before) !== String(now)) {{
-                    await new Promise((resolve) => setTimeout(resolve, {POLL_MS}));
-                    [before, now] = [now, middle()];
-                }}
-                return now;
-            }})()"""
-        )
-        await self.click_at(x, y)
+        """A real click on the middle of an element, brought into view and at rest there; once more
+        where the page moved it away from under the pointer meanwhile."""
+        for _ in range(CLICKS_AT_MOST):
+            x, y = await self.evaluate(
+                f"""(async () => {{
+                    const element = document.querySelector({json.dumps(selector)});
+                    const middle = () => {{
+                        element.scrollIntoView({{block: 'nearest'}});
+                        const box = element.getBoundingClientRect();
+                        return [box.x + box.width / 2, box.y + box.height / 2];
+                    }};
+                    let [before, now] = ['', middle()];
+                    while (String(before) !== String(now)) {{
+                        await new Promise((resolve) => setTimeout(resolve, {POLL_MS}));
+                        [before, now] = [now, middle()];
+                    }}
+                    window.clickArrived = false;
+                    const arrived = () => {{ window.clickArrived = true; }};
+                    element.addEventListener('click', arrived, {{once: true, capture: true}});
+                    return now;
+                }})()"""
+            )
+            await self.click_at(x, y)
+            # A click may have led to another page, which knows nothing of it.
+            if await self.evaluate("window.clickArrived !== false"):
+                return
+        raise BrowserError(f"{selector}: does not stay under the pointer")
 
     async def text(self, selector: str) -> str:
         """What is written in an element, as shown."""

@@ -36,6 +36,11 @@ class Matrix:
     missed: list[str] = field(default_factory=list)
     excused: list[str] = field(default_factory=list)
 
+    @property
+    def measures(self) -> bool:
+        """Whether figures are wanted, of a machine that does nothing else."""
+        return self.folder is not None
+
     def observe(self, machine: Machine) -> None:
         """From now on this machine's own lateness is known."""
         self.machine, self.since_ns = machine, now_ns()

@@ -140,7 +140,9 @@ class Watched:
         complain(during.longest_gap_ms <= gap_ms, f"the witness froze: {during.told()}")
         few = WITNESS_SHARE * before.share
         complain(during.share >= few, f"the witness lost some: {during.told()}")
-        complain(during.age_p95_ms <= limit_ms, f"the witness's p95 is over {limit_ms:.0f} ms")
+        if self.matrix.measures:
+            # Between other tests a percentile says more about the machine than about the server.
+            complain(during.age_p95_ms <= limit_ms, f"the witness's p95 is over {limit_ms:.0f} ms")
         return told
 
 
