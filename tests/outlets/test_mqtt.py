@@ -106,22 +106,8 @@ async def test_home_assistant_is_told_of_a_device_with_its_entities(tmp_path: Pa
     async def picture(stream: str) -> bytes:
         return b"JPEG of " + stream.encode()
 
-    async with (
-        brokering(tmp_path) as broker,
-        telling(broker, picture, mqtt_classes=("person", 'a "dog"')) as (bulletin, _),
-    ):
-        async with overhearing(broker.port) as first:
-            state(bulletin, "live")
-            await first.wait_for(STATE, "live")
-        async with overhearing(broker.port) as overheard:
-            await overheard.wait_for(STATE, "live")
-            configs = {
-                topic: json.loads(payload)
-                for topic, payload in overheard.newest.items()
-                if topic.startswith("homeassistant/")
-            }
     node = "sightline_porch"
-    assert set(configs) == {
+    topics = {
         f"homeassistant/{what}/config"
         for what in (
             f"binary_sensor/{node}/live",
@@ -133,6 +119,24 @@ async def test_home_assistant_is_told_of_a_device_with_its_entities(tmp_path: Pa
             f"binary_sensor/{node}/seen_a__dog_",
         )
     }
+    async with (
+        brokering(tmp_path) as broker,
+        telling(broker, picture, mqtt_classes=("person", 'a "dog"')) as (bulletin, _),
+    ):
+        async with overhearing(broker.port) as first:
+            state(bulletin, "live")
+            await first.wait_for(STATE, "live")
+            await until(lambda: topics <= set(first.newest))
+        # Whoever comes later is told the same, in an order of the broker's own.
+        async with overhearing(broker.port) as overheard:
+            await overheard.wait_for(STATE, "live")
+            await until(lambda: topics <= set(overheard.newest))
+            configs = {
+                topic: json.loads(payload)
+                for topic, payload in overheard.newest.items()
+                if topic.startswith("homeassistant/")
+            }
+    assert set(configs) == topics
     assert set(configs) <= overheard.retained
     assert len({config["unique_id"] for config in configs.values()}) == len(configs)
     for topic, config in configs.items():
