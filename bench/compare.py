@@ -251,6 +251,7 @@ async def _measure(
             try:
                 return await _measure_jpeg(settings, subject, server, clips, looked, progress)
             except ExceptionGroup as group:
+                # Of its clients: what is not a bench's own word goes on as it is.
                 ours, others = group.split(BenchError)
                 if ours is None or others is not None:
                     raise

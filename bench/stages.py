@@ -125,6 +125,7 @@ def measure(settings: StageSettings) -> StageReport:
         pace = Pace(settings.fps, now_ns()) if settings.fps else None
         for number in range(settings.warmup_frames + settings.frames):
             if pace is not None:
+                # A camera's pace, on a thread that only measures.
                 time.sleep(max(0, pace.next_slot(now_ns()).due_at_ns - now_ns()) / NS_PER_S)
             marks = [now_ns()]
             encoded = encoder_in.encode(clip.picture(number), False, BITS_PER_S, FPS)
