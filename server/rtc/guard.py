@@ -73,6 +73,8 @@ class GuardedDtlsTransport(RTCDtlsTransport):
         """Last packet that was authenticated with this session's keys."""
         self.failure = ""
         """Why the handshake failed, where it is known; empty otherwise."""
+        self.says_goodbye = True
+        """Whether the peer is told the end (close_notify)."""
 
     def _set_state(self, state: State) -> None:
         # Before whoever listens hears of it.
@@ -95,6 +97,8 @@ class GuardedDtlsTransport(RTCDtlsTransport):
 
     async def stop(self) -> None:
         """As the base class; no certificate is looked at from then on. Idempotent."""
+        if not self.says_goodbye:
+            self._set_state(State.CLOSED)
         await super().stop()
         connection = self._ssl
         if connection is not None and (helper := connection._verify_helper) is not None:

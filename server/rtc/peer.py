@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 CUT_TIMEOUT_S = 0.5
 
+# The name of the session in the offers of FFmpeg's WHIP muxer.
+FFMPEG_WHIP = "FFmpegPublishSession"
+
 
 @dataclass(frozen=True, slots=True)
 class PeerStatistics:
@@ -170,6 +173,10 @@ class PeerConnection(RTCPeerConnection):
         if any(self._without_transport()):
             raise ValueError("a section is in no bundle and has no transport of its own")
         description = self._RTCPeerConnection__remoteDescription()
+        if description.name == FFMPEG_WHIP:
+            for transport in self._RTCPeerConnection__dtlsTransports:
+                if isinstance(transport, GuardedDtlsTransport):
+                    transport.says_goodbye = False
         offered = {
             media.rtp.muxId: media.rtp.headerExtensions for media in description.media if media.rtp
         }

@@ -4,13 +4,22 @@ import asyncio
 import threading
 
 import pytest
+from aiortc import RTCSessionDescription
 from aiortc.rtcrtpparameters import RTCRtpReceiveParameters
 
 from server.rtc.decoding import DecodedFrame
 from server.rtc.options import RtcOptions
-from server.rtc.peer import PeerConnection
+from server.rtc.peer import FFMPEG_WHIP, PeerConnection
 from server.rtc.receiver import RemoteVideoTrack, VideoReceiver
-from tests.rtc.peers import DEADLINE_S, Camera, calling, executor, negotiate, stock_peer
+from tests.rtc.peers import (
+    DEADLINE_S,
+    Camera,
+    calling,
+    executor,
+    negotiate,
+    reaches,
+    stock_peer,
+)
 
 pytestmark = pytest.mark.loopback
 
@@ -135,5 +144,37 @@ async def test_an_offer_without_fingerprint_does_not_hang_half_open() -> None:
         async with asyncio.timeout(DEADLINE_S):
             await closed.wait()
         assert await near.close_within(DEADLINE_S) == ()
+        camera.stop()
+        await far.close()
+
+
+@pytest.mark.parametrize(("session", "told"), [("-", True), (FFMPEG_WHIP, False)])
+async def test_the_end_is_told_but_to_ffmpegs_muxer(session: str, told: bool) -> None:
+    with executor() as pool:
+        near, far = PeerConnection(OPTIONS, pool), stock_peer()
+        camera = Camera()
+        far.addTrack(camera)
+        await far.setLocalDescription(await far.createOffer())
+        offer = RTCSessionDescription(
+            far.localDescription.sdp.replace("s=-", f"s={session}"), far.localDescription.type
+        )
+        await near.setRemoteDescription(offer)
+        await near.setLocalDescription(await near.createAnswer())
+        await far.setRemoteDescription(near.localDescription)
+        await reaches(near, "connected")
+        await reaches(far, "connected")
+
+        sent: list[bytes] = []
+        [transport] = near._RTCPeerConnection__iceTransports
+        send = transport._send
+
+        async def note(data: bytes) -> None:
+            sent.append(data)
+            await send(data)
+
+        transport._send = note
+        assert await near.close_within(DEADLINE_S) == ()
+        # A first byte of 20 to 63 is DTLS (RFC 7983).
+        assert any(20 <= data[0] <= 63 for data in sent) == told
         camera.stop()
         await far.close()
