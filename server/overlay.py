@@ -1,8 +1,8 @@
 """Boxes and labels drawn straight on the Y, U and V planes of a picture the caller owns.
 
 No colour conversion of the picture happens: a box is eight filled strips a plane, a label is
-three small arrays laid over the planes. Labels are rendered once and kept, because the same
-text comes again in the next frames.
+two times three small arrays laid over the planes: who it is, and how sure. Each is rendered once
+and kept, because it comes again in the next frames; the two of them together seldom do.
 """
 
 from collections import OrderedDict
@@ -94,8 +94,10 @@ class Painter:
             class_id = class_ids[row]
             name = names[class_id] if class_id < len(names) else f"class{class_id}"
             mark = f" #{track_ids[row]}" if track_ids is not None and track_ids[row] else ""
-            text = f"{name}{mark} {confidence[row]:.2f}"
-            label = self._label(text, class_id, scale.letter)
+            label = (
+                self._label(f"{name}{mark}", class_id, scale.letter),
+                self._label(f"{confidence[row]:.2f}", class_id, scale.letter),
+            )
             x1, y1, _, _ = corners[row].tolist()
             _place(planes, label, x1, y1, scale.line)
 
@@ -105,7 +107,7 @@ class Painter:
         scale = Scale.of((width, height))
         label = self._label(text, CAPTION_COLOUR, 2 * scale.letter)
         left = (width - label[0].shape[1]) // 2
-        _place(planes, label, left, height * 3 // 4, 0)
+        _place(planes, (label,), left, height * 3 // 4, 0)
 
     def _label(self, text: str, class_id: int, letter: int) -> Planes:
         key = (text, class_id, letter)
@@ -183,18 +185,22 @@ def _fill(
             strip[...] = (strip * (1.0 - opacity) + value * opacity).astype(np.uint8)
 
 
-def _place(planes: Planes, label: Planes, x: int, y: int, line: int) -> None:
-    """Lay a label above the point if there is room, else below; kept inside the picture."""
+def _place(planes: Planes, label: Sequence[Planes], x: int, y: int, line: int) -> None:
+    """Lay the parts of a label side by side above the point if there is room, else below; kept
+    inside the picture."""
     height, width = planes[0].shape
-    label_height, label_width = label[0].shape
+    label_height = label[0][0].shape[0]
+    label_width = sum(part[0].shape[1] for part in label)
     left = max(0, min(x, width - label_width)) & ~1
     top = y - label_height + line
     if top < 0:
         top = y
     top = max(0, min(top, height - label_height)) & ~1
-    for plane, sprite, shift in zip(planes, label, (0, 1, 1), strict=True):
-        rows, columns = sprite.shape
-        target = plane[
-            top >> shift : (top >> shift) + rows, left >> shift : (left >> shift) + columns
-        ]
-        target[...] = sprite[: target.shape[0], : target.shape[1]]
+    for part in label:
+        for plane, sprite, shift in zip(planes, part, (0, 1, 1), strict=True):
+            rows, columns = sprite.shape
+            target = plane[
+                top >> shift : (top >> shift) + rows, left >> shift : (left >> shift) + columns
+            ]
+            target[...] = sprite[: target.shape[0], : target.shape[1]]
+        left += part[0].shape[1]

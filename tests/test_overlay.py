@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,16 @@ def test_rendered_labels_are_kept_within_their_bound() -> None:
     for index in range(len(names)):
         painter.draw(planes, boxes((320, 240), (20, 60, 90, 120, index)), names)
     assert len(painter._labels) == LABELS_KEPT
+
+
+def test_who_it_is_and_how_sure_are_rendered_apart() -> None:
+    painter = Painter()
+    planes = grey_planes(320, 240)
+    for name in ("cat", "dog"):
+        for percent in range(50, 60):
+            row = boxes((320, 240), (20, 60, 90, 120, 0))
+            painter.draw(planes, replace(row, confidence=np.array([percent / 100])), [name])
+    assert len(painter._labels) == 2 + 10
 
 
 def test_lines_and_letters_grow_with_the_picture() -> None:
