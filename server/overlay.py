@@ -25,7 +25,8 @@ PALETTE_RGB: tuple[tuple[int, int, int], ...] = (
     (255, 214, 82), (222, 228, 240), (232, 121, 80), (140, 140, 255), (120, 200, 90),
     (214, 86, 255),
 )  # fmt: skip
-LABELS_KEPT = 256
+# A hundred confidences, and who is there; a track that has left is not drawn again.
+LABELS_KEPT = 128
 CAPTION_COLOUR = 1
 LIGHT, DARK = (235, 128, 128), (22, 128, 128)
 
