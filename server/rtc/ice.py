@@ -204,7 +204,7 @@ class IceConnection(Connection):
             if ipaddress.ip_address(candidate.host).version == ipaddress.ip_address(address).version
         ]
 
-    async def _open_socket(self, address: str) -> "DirectStunProtocol":
+    async def _open_socket(self, address: str) -> StunProtocol:
         ports = [0]
         if self._options.port_range is not None:
             first, last = self._options.port_range
@@ -228,7 +228,6 @@ class IceConnection(Connection):
             _, protocol = await asyncio.get_running_loop().create_datagram_endpoint(
                 self._make_protocol, sock=opened
             )
-            protocol.opened = opened
             if filtered:
                 self._sockets[protocol] = opened
             return protocol
@@ -238,9 +237,8 @@ class IceConnection(Connection):
     def _filters(self) -> bool:
         return self._options.datagram_guard and self._options.socket_filter
 
-    def _make_protocol(self) -> "DirectStunProtocol":
-        made = GuardedStunProtocol if self._options.datagram_guard else DirectStunProtocol
-        return made(self)
+    def _make_protocol(self) -> StunProtocol:
+        return GuardedStunProtocol(self) if self._options.datagram_guard else StunProtocol(self)
 
     async def _ask_servers(
         self, component: int, host_protocols: list[StunProtocol]
@@ -516,32 +514,7 @@ class IceConnection(Connection):
         self._queue.put_nowait(None)
 
 
-class DirectStunProtocol(StunProtocol):
-    """One socket that is written to past the loop: uvloop keeps the last 2,048 addresses it sent
-    to, of peers long gone, half a kilobyte each."""
-
-    transport: Any
-    opened: socket.socket | None = None
-    """None where a relay is between."""
-
-    def send(self, datagram: bytes, address: _Address) -> None:
-        """Send now, or with the loop's queue and errors where the system does not take it."""
-        if self.opened is not None and not self.transport.get_write_buffer_size():
-            try:
-                self.opened.sendto(datagram, address)
-                return
-            except OSError as error:
-                logger.debug("%r: left to the loop: %s", self, error)
-        self.transport.sendto(datagram, address)
-
-    async def send_data(self, data: bytes, addr: _Address) -> None:
-        self.send(data, addr)
-
-    def send_stun(self, message: stun.Message, addr: _Address) -> None:
-        self.send(bytes(message), addr)
-
-
-class GuardedStunProtocol(DirectStunProtocol):
+class GuardedStunProtocol(StunProtocol):
     """One socket. Whatever arrives is parsed here, refused here, and never raises."""
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:

@@ -54,7 +54,6 @@ from server.rtc.encoders import (
 )
 from server.rtc.encoders.base import PAYLOAD_MAX
 from server.rtc.extensions import HeaderBlock
-from server.rtc.ice import DirectStunProtocol
 from server.rtc.options import RtcOptions
 from server.rtc.sender_guards import (
     KeyframeThrottle,
@@ -590,5 +589,4 @@ def send_rtp_now(transport: RTCDtlsTransport, packet: bytes) -> None:
     pair = transport.transport._connection._nominated.get(1)
     if pair is None:
         raise ConnectionError("no pair of addresses is nominated")
-    protocol: DirectStunProtocol = pair.protocol  # type: ignore[assignment]
-    protocol.send(datagram, pair.remote_addr)
+    pair.protocol.transport.sendto(datagram, pair.remote_addr)

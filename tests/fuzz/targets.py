@@ -128,7 +128,7 @@ def stun(data: bytes) -> None:
     async def receive() -> None:
         connection = IceConnection(options=RtcOptions())
         protocol = GuardedStunProtocol(connection)
-        protocol.transport = SimpleNamespace(
+        protocol.transport = SimpleNamespace(  # type: ignore[assignment]
             sendto=lambda *_: None, is_closing=lambda: False, close=lambda: None
         )
         protocol.local_candidate = Candidate("1", 1, "udp", 1, "127.0.0.1", 1, "host")

@@ -4,12 +4,10 @@ import asyncio
 import contextlib
 import re
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
 import pytest
-import uvloop
 from aioice import Candidate, mdns, stun
 from aioice.ice import StunProtocol, get_host_addresses
 from aiortc import RTCSessionDescription
@@ -17,12 +15,7 @@ from aiortc import RTCSessionDescription
 from server.clock import NS_PER_S
 from server.errors import UnavailableError
 from server.rtc import addresses
-from server.rtc.ice import (
-    MAX_REMOTE_CANDIDATES,
-    DirectStunProtocol,
-    IceConnection,
-    IceGatherer,
-)
+from server.rtc.ice import MAX_REMOTE_CANDIDATES, IceConnection, IceGatherer
 from server.rtc.options import IceServer, RtcOptions
 from server.rtc.peer import PeerConnection
 from tests.rtc.peers import DEADLINE_S, Camera, calling, executor, reaches, stock_peer
@@ -284,29 +277,6 @@ async def test_an_authenticated_flood_of_sources_is_bounded() -> None:
         assert len(connection._check_list) <= 256
         assert connection.rejections.counts["candidates"] > 0
         await call.goes_on()
-
-
-def test_no_address_that_was_sent_to_is_kept() -> None:
-    async def send_once() -> None:
-        async with gathered(OPTIONS) as gatherer:
-            protocol = gatherer.connection._protocols[0]
-            assert isinstance(protocol, DirectStunProtocol)
-            host = protocol.local_candidate.host
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            with socket.socket(family, socket.SOCK_DGRAM) as peer:
-                peer.bind((host, 0))
-                peer.settimeout(DEADLINE_S)
-                address = (host, peer.getsockname()[1])
-                held = sys.getrefcount(address)
-                protocol.send(b"picture", address)
-                assert peer.recv(16) == b"picture"
-                assert sys.getrefcount(address) == held
-                # What is closed takes nothing, and says nothing.
-                protocol.transport.close()
-                protocol.send(b"late", address)
-
-    # As the server runs: asyncio's own loop keeps none anyway.
-    uvloop.run(send_once())
 
 
 async def test_an_announced_address_is_offered_at_the_port_of_ours() -> None:
