@@ -187,9 +187,10 @@ class InferenceWorker:
             self._publish_by_key[key] = publish
             if not patient:
                 self._live.add(key)
+        self._mailbox.add(key)
 
     def detach(self, key: str) -> None:
-        """Forget `key`; a result in the making is dropped."""
+        """Forget `key`; a result in the making is dropped, and what is submitted later refused."""
         with self._lock:
             self._publish_by_key.pop(key, None)
             self._live.discard(key)

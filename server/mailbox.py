@@ -2,7 +2,8 @@
 
 Bound: one frame a session. Drop policy: a newer frame replaces the one that waits, and one that
 has waited for too long is passed over. Turns are fair: whoever was served last goes to the back,
-so one fast camera cannot starve another.
+so one fast camera cannot starve another. Only who was added has a place: what a thread still puts
+for one that was removed is refused, because nobody would take it away any more.
 """
 
 import enum
@@ -30,7 +31,7 @@ class Left(enum.Enum):
     STALE = "stale"
     """One whose time had passed; that is gone."""
     CLOSED = "closed"
-    """A closed mailbox; the item is gone."""
+    """A closed mailbox, or none of its key any more; the item is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Mailbox(Generic[KeyT, ItemT]):
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        # Insertion order is the order of turns: the first key is served next.
+        # Insertion order is the order of turns: the first key is served next. None once closed.
         self._turns: dict[KeyT, _Item[ItemT] | None] = {}
         self._closed = False
         self._nudged = False
@@ -69,14 +70,20 @@ class Mailbox(Generic[KeyT, ItemT]):
         self._dropped_stale = 0
         self._dropped_closed = 0
 
+    def add(self, key: KeyT) -> None:
+        """Take items of `key` from now on, until it is removed."""
+        with self._condition:
+            if not self._closed:
+                self._turns.setdefault(key, None)
+
     def put(self, key: KeyT, value: ItemT, until_ns: int = NEVER_NS) -> Left:
         """Leave the newest item of `key`, which is of use until an instant."""
         with self._condition:
-            if self._closed:
+            if key not in self._turns:
                 self._dropped_closed += 1
                 return Left.CLOSED
             self._put += 1
-            before = self._turns.get(key)
+            before = self._turns[key]
             self._turns[key] = _Item(value, until_ns)
             self._condition.notify()
             if before is None:
@@ -121,7 +128,7 @@ class Mailbox(Generic[KeyT, ItemT]):
         return served
 
     def remove(self, key: KeyT) -> None:
-        """Forget the key and what waits for it."""
+        """Forget the key and what waits for it; what is put for it from now on is refused."""
         with self._condition:
             if self._turns.pop(key, None) is not None:
                 self._dropped_closed += 1

@@ -86,6 +86,7 @@ async def test_another_takes_the_place_of_one_that_keeps_failing() -> None:
 async def test_one_that_comes_back_meanwhile_stays() -> None:
     old, spare = hanging(), FakeDetector(name="spare")
     worker = InferenceWorker(old)
+    worker.attach("a", Inbox())
 
     def load() -> FakeDetector:
         old.go_on.set()
@@ -108,6 +109,7 @@ async def test_threads_left_behind_are_bounded() -> None:
         return made[-1]
 
     worker = InferenceWorker(load())
+    worker.attach("a", Inbox())
     async with watching(worker, load, 0.05):
         async with asyncio.timeout(DEADLINE_S):
             while worker.statistics().abandoned < ABANDONED_AT_MOST:
@@ -132,6 +134,7 @@ async def test_a_load_that_fails_leaves_everything_as_it_is(failure: Exception) 
         raise failure
 
     worker = InferenceWorker(old)
+    worker.attach("a", Inbox())
     async with watching(worker, load):
         worker.submit("a", decoded_frame(0))
         async with asyncio.timeout(DEADLINE_S):

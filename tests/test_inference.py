@@ -1,4 +1,5 @@
 import queue
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -186,6 +187,22 @@ def test_a_result_for_a_session_that_left_is_dropped() -> None:
         detector.go_on.set()
         inboxes["b"].wait()
         assert inboxes["a"].items.empty()
+
+
+def test_no_frame_of_a_session_that_left_is_kept() -> None:
+    detector = FakeDetector()
+    with working(detector, "ab") as (worker, inboxes):
+        occupy(worker, detector)
+        worker.detach("a")
+        late = decoded_frame(1)
+        held = sys.getrefcount(late)
+        # Its decoder was at work while it left. In a moment it would be too old to be taken.
+        assert worker.submit("a", late, next_in_ns=0) is Submission.REFUSED
+        assert sys.getrefcount(late) == held
+        worker.submit("b", decoded_frame())
+        detector.go_on.set()
+        inboxes["b"].wait()
+        assert detector.batches == [1, 1]
 
 
 def test_without_a_detector_frames_are_refused_and_stop_is_clean() -> None:

@@ -8,8 +8,15 @@ from server.mailbox import Left, Mailbox
 pytestmark = pytest.mark.unit
 
 
-def test_the_newest_frame_replaces_the_waiting_one() -> None:
+def mailbox_of(keys: str = "a") -> Mailbox[str, int]:
     mailbox: Mailbox[str, int] = Mailbox()
+    for key in keys:
+        mailbox.add(key)
+    return mailbox
+
+
+def test_the_newest_frame_replaces_the_waiting_one() -> None:
+    mailbox = mailbox_of()
     assert mailbox.put("a", 1) is Left.WAITING
     assert mailbox.put("a", 2) is Left.REPLACED
     assert mailbox.take() == [("a", 2)]
@@ -19,7 +26,7 @@ def test_the_newest_frame_replaces_the_waiting_one() -> None:
 
 
 def test_turns_are_fair_when_one_session_is_always_faster() -> None:
-    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox = mailbox_of("abc")
     for key in "abc":
         mailbox.put(key, 0)
     served = []
@@ -33,7 +40,7 @@ def test_turns_are_fair_when_one_session_is_always_faster() -> None:
 
 
 def test_a_batch_holds_at_most_one_frame_of_a_session() -> None:
-    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox = mailbox_of("ab")
     for value in range(3):
         mailbox.put("a", value)
         mailbox.put("b", value)
@@ -42,7 +49,7 @@ def test_a_batch_holds_at_most_one_frame_of_a_session() -> None:
 
 
 def test_who_was_served_goes_to_the_back() -> None:
-    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox = mailbox_of("ab")
     mailbox.put("a", 1)
     mailbox.put("b", 1)
     assert mailbox.take() == [("a", 1)]
@@ -52,7 +59,7 @@ def test_who_was_served_goes_to_the_back() -> None:
 
 
 def test_with_a_limit_of_0_only_a_nudge_is_waited_for() -> None:
-    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox = mailbox_of()
     mailbox.put("a", 1)
     mailbox.nudge()
     assert mailbox.take(limit=0) == []
@@ -60,7 +67,7 @@ def test_with_a_limit_of_0_only_a_nudge_is_waited_for() -> None:
 
 
 def test_removing_a_session_drops_and_counts_its_frame() -> None:
-    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox = mailbox_of()
     mailbox.put("a", 1)
     mailbox.remove("a")
     mailbox.remove("never there")
@@ -68,8 +75,26 @@ def test_removing_a_session_drops_and_counts_its_frame() -> None:
     assert mailbox.statistics().dropped_closed == 1
 
 
+def test_nothing_is_kept_for_who_was_removed() -> None:
+    mailbox = mailbox_of()
+    mailbox.remove("a")
+    # Its decoder may still be at work.
+    assert mailbox.put("a", 1) is Left.CLOSED
+    statistics = mailbox.statistics()
+    assert (statistics.waiting, statistics.dropped_closed) == (0, 1)
+    mailbox.add("a")
+    assert mailbox.put("a", 2) is Left.WAITING, "nothing of before"
+
+
+def test_adding_again_keeps_what_waits() -> None:
+    mailbox = mailbox_of()
+    mailbox.put("a", 1)
+    mailbox.add("a")
+    assert mailbox.take() == [("a", 1)]
+
+
 def test_close_wakes_the_taker_and_refuses_what_comes_later() -> None:
-    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox = mailbox_of()
     taken: list[list[tuple[str, int]] | None] = []
     thread = threading.Thread(target=lambda: taken.append(mailbox.take()))
     thread.start()
@@ -82,7 +107,7 @@ def test_close_wakes_the_taker_and_refuses_what_comes_later() -> None:
 
 
 def test_a_nudge_wakes_the_taker_once_with_nothing() -> None:
-    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox = mailbox_of()
     mailbox.nudge()
     assert mailbox.take() == []
     mailbox.nudge()
@@ -92,6 +117,8 @@ def test_a_nudge_wakes_the_taker_once_with_nothing() -> None:
 
 def test_every_frame_put_from_many_threads_is_taken_or_counted() -> None:
     mailbox: Mailbox[int, int] = Mailbox()
+    for key in range(3):
+        mailbox.add(key)
     taken = 0
 
     def produce(key: int) -> None:
@@ -120,7 +147,7 @@ def test_every_frame_put_from_many_threads_is_taken_or_counted() -> None:
 
 
 def test_an_item_whose_time_has_passed_is_passed_over_and_counted_by_its_successor() -> None:
-    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox = mailbox_of("ab")
     mailbox.put("a", 1, until_ns=now_ns() - 1)
     mailbox.put("b", 1, until_ns=now_ns() + 60 * NS_PER_S)
     assert mailbox.take(limit=2) == [("b", 1)]
@@ -133,7 +160,7 @@ def test_an_item_whose_time_has_passed_is_passed_over_and_counted_by_its_success
 
 
 def test_a_newer_item_in_place_of_a_stale_one_wakes_the_taker() -> None:
-    mailbox: Mailbox[str, int] = Mailbox()
+    mailbox = mailbox_of()
     mailbox.put("a", 1, until_ns=now_ns() - 1)
     taken: list[list[tuple[str, int]] | None] = []
     thread = threading.Thread(target=lambda: taken.append(mailbox.take()), daemon=True)
