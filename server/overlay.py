@@ -25,8 +25,10 @@ PALETTE_RGB: tuple[tuple[int, int, int], ...] = (
     (255, 214, 82), (222, 228, 240), (232, 121, 80), (140, 140, 255), (120, 200, 90),
     (214, 86, 255),
 )  # fmt: skip
-# A hundred confidences, and who is there; a track that has left is not drawn again.
-LABELS_KEPT = 128
+# A rendered label comes again within so many pictures, ten seconds at 30 a second, or not at all: a
+# track that has left is not drawn again. Bound of those that do.
+LABEL_LASTS_PICTURES = 300
+LABELS_KEPT = 256
 CAPTION_COLOUR = 1
 LIGHT, DARK = (235, 128, 128), (22, 128, 128)
 
@@ -57,11 +59,21 @@ class Scale:
         return cls(line=max(2, 2 * round(short / 480)), letter=max(10, round(short / 30)))
 
 
+@dataclass(slots=True)
+class _Label:
+    planes: Planes
+    drawn_in: int = 0
+    """Number of the picture."""
+
+
 class Painter:
-    """Draws for one stream; one thread at a time. Keeps at most LABELS_KEPT rendered labels."""
+    """Draws for one stream; one thread at a time. Keeps at most LABELS_KEPT rendered labels; one
+    more takes the place of those not drawn for LABEL_LASTS_PICTURES."""
 
     def __init__(self) -> None:
-        self._labels: OrderedDict[tuple[str, int, int], Planes] = OrderedDict()
+        # The one drawn last comes last.
+        self._labels: OrderedDict[tuple[str, int, int], _Label] = OrderedDict()
+        self._pictures = 0
         self._font = cv2.FontFace("sans")
 
     def draw(
@@ -101,6 +113,7 @@ class Painter:
             )
             x1, y1, _, _ = corners[row].tolist()
             _place(planes, label, x1, y1, scale.line)
+        self._pictures += 1
 
     def caption(self, planes: Planes, text: str) -> None:
         """A line of text in the middle of the lower third."""
@@ -113,14 +126,21 @@ class Painter:
     def _label(self, text: str, class_id: int, letter: int) -> Planes:
         key = (text, class_id, letter)
         label = self._labels.get(key)
-        if label is not None:
-            self._labels.move_to_end(key)
-            return label
-        label = self._render(text, class_id, letter)
-        self._labels[key] = label
-        if len(self._labels) > LABELS_KEPT:
-            self._labels.popitem(last=False)
-        return label
+        if label is None:
+            self._make_room()
+            label = self._labels[key] = _Label(self._render(text, class_id, letter))
+        label.drawn_in = self._pictures
+        self._labels.move_to_end(key)
+        return label.planes
+
+    def _make_room(self) -> None:
+        """For one more: let go of those not drawn for long, and of the oldest of too many."""
+        while self._labels:
+            key, oldest = next(iter(self._labels.items()))
+            lasts = self._pictures - oldest.drawn_in <= LABEL_LASTS_PICTURES
+            if lasts and len(self._labels) < LABELS_KEPT:
+                break
+            del self._labels[key]
 
     def _render(self, text: str, class_id: int, letter: int) -> Planes:
         """The label as three small planes of even size: class colour behind, clear text before."""

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from server.detections import Detections
-from server.overlay import LABELS_KEPT, PALETTE_RGB, PALETTE_YUV, Painter, Planes, Scale
+from server.overlay import (
+    LABEL_LASTS_PICTURES,
+    LABELS_KEPT,
+    PALETTE_RGB,
+    PALETTE_YUV,
+    Painter,
+    Planes,
+    Scale,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -99,6 +107,26 @@ def test_rendered_labels_are_kept_within_their_bound() -> None:
     for index in range(len(names)):
         painter.draw(planes, boxes((320, 240), (20, 60, 90, 120, index)), names)
     assert len(painter._labels) == LABELS_KEPT
+
+
+def test_a_label_that_does_not_come_again_makes_room_for_the_next() -> None:
+    painter = Painter()
+    planes = grey_planes(320, 240)
+
+    def draw(name: str) -> None:
+        painter.draw(planes, boxes((320, 240), (20, 60, 90, 120, 0)), [name])
+
+    draw("left")
+    for _ in range(LABEL_LASTS_PICTURES):
+        draw("stays")
+    draw("comes")
+    kept = {text for text, _, _ in painter._labels}
+    assert {"stays", "comes"} < kept
+    assert "left" not in kept
+    for _ in range(LABEL_LASTS_PICTURES - 1):
+        draw("stays")
+    draw("last")
+    assert "comes" in {text for text, _, _ in painter._labels}, "it may still come again"
 
 
 def test_who_it_is_and_how_sure_are_rendered_apart() -> None:
