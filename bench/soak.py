@@ -3,6 +3,7 @@
 Some calls stay for the whole run and are measured like in `glass`. Beside them a call joins every
 few seconds and the one before it leaves. Before each join a sample is taken: memory, threads,
 open files and tasks of the server, and the delay of the staying calls since the sample before.
+Memory is the least of several readings since then, which leaves out the pictures on their way.
 What the samples say is a slope with its confidence; what is left when everybody has gone is
 compared with what there was after the first few calls had come and gone.
 """
@@ -10,6 +11,7 @@ compared with what there was after the first few calls had come and gone.
 import argparse
 import asyncio
 import concurrent.futures
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -51,6 +53,7 @@ QUIET_TIMEOUT_S: Final = 15.0
 QUIET_POLL_S: Final = 0.25
 # A look a second apart that finds the same numbers is believed.
 QUIET_LOOKS: Final = 4
+RSS_EVERY_S: Final = 0.5
 MIB: Final = 2**20
 
 Look = Callable[[], Awaitable[Holdings]]
@@ -125,7 +128,7 @@ async def _soak(
         for index in range(settings.glass.clients):
             stayers.append(await callers.stay(index))
             stack.push_async_callback(stayers[-1].close, http)
-        samples = await _sample(settings, callers, stayers, look, http, progress)
+        samples = await _sample(settings, server, callers, stayers, look, http, progress)
         for peer in stayers:
             await peer.close(http)
         end = await _quiet(look)
@@ -205,6 +208,7 @@ class _Callers:
 
 async def _sample(
     settings: SoakSettings,
+    server: RunningServer,
     callers: _Callers,
     stayers: Sequence[Peer],
     look: Look,
@@ -221,7 +225,7 @@ async def _sample(
         while now_ns() < end_at_ns:
             turn += 1
             due_at_ns = begin_at_ns + round(turn * settings.every_s * NS_PER_S)
-            await asyncio.sleep(max(0.0, (due_at_ns - now_ns()) / NS_PER_S))
+            rss_mib = await _least_rss_mib(server, due_at_ns)
             for peer in stayers:
                 peer.check_alive()
             held = await look()
@@ -238,6 +242,7 @@ async def _sample(
             sample = Sample(
                 at_s=(now_ns() - begin_at_ns) / NS_PER_S,
                 held=held,
+                rss_least_mib=min(rss_mib, held.rss_mib),
                 joined=callers.joined,
                 pictures=len(latencies),
                 p50_ms=None if found is None else found.p50,
@@ -256,6 +261,18 @@ async def _sample(
     return samples
 
 
+async def _least_rss_mib(server: RunningServer, until_ns: int) -> float:
+    """The least memory the server has until then; infinite when that is now."""
+    least_mib = math.inf
+    while (left_s := (until_ns - now_ns()) / NS_PER_S) > 0:
+        try:
+            least_mib = min(least_mib, _process(server).memory_info().rss / MIB)
+        except psutil.Error as error:
+            raise ServerError(f"the server does not tell how it is: {error!r}") from error
+        await asyncio.sleep(min(RSS_EVERY_S, left_s))
+    return least_mib
+
+
 async def _quiet(look: Look) -> Holdings:
     """What is held once nothing changes any more and nobody calls."""
     deadline_at_ns = now_ns() + round(QUIET_TIMEOUT_S * NS_PER_S)
@@ -270,12 +287,16 @@ async def _quiet(look: Look) -> Holdings:
     return held
 
 
-async def _look(http: aiohttp.ClientSession, server: RunningServer) -> Holdings:
+def _process(server: RunningServer) -> psutil.Process:
     assert server.pid is not None, "a soak starts its server"
+    return psutil.Process(server.pid)
+
+
+async def _look(http: aiohttp.ClientSession, server: RunningServer) -> Holdings:
     try:
         async with http.get(f"{server.url}/api/stats") as response:
             stats = await response.json(content_type=None)
-        process = psutil.Process(server.pid)
+        process = _process(server)
         with process.oneshot():
             tasks = stats["process"].get("tasks")
             return Holdings(

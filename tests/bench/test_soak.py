@@ -8,7 +8,7 @@ import pytest
 from bench.__main__ import OK, WRONG_USAGE, main
 from bench.record import Record
 from bench.slope import Slope
-from bench.soak_report import Holdings, faults
+from bench.soak_report import Holdings, Sample, faults, slope_of
 
 pytestmark = pytest.mark.loopback
 
@@ -37,6 +37,24 @@ def test_a_task_count_that_is_not_told_is_no_fault() -> None:
     assert faults(FLAT, 1.0, replace(HELD, tasks=None), HELD) == []
 
 
+def test_memory_of_pictures_on_their_way_is_no_growth() -> None:
+    samples = [
+        Sample(
+            at_s=5 * number,
+            held=replace(HELD, rss_mib=100 + number),
+            rss_least_mib=100,
+            joined=number,
+            pictures=1,
+            p50_ms=20,
+            p95_ms=30,
+        )
+        for number in range(10)
+    ]
+    grown = slope_of(samples, "rss_mib")
+    assert grown is not None
+    assert (grown.per_hour, grown.is_below(1.0)) == (0, True)
+
+
 def test_calls_join_and_leave_and_leave_nothing_behind(
     moving_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,6 +69,9 @@ def test_calls_join_and_leave_and_leave_nothing_behind(
     assert run["joined"] == len(run["samples"]) >= 2
     assert run["refused"] == 0
     assert all(sample["pictures"] > 0 for sample in run["samples"])
+    assert all(
+        0 < sample["rss_least_mib"] <= sample["held"]["rss_mib"] for sample in run["samples"]
+    )
     assert record.summary["faults"] == []
     assert record.summary["end"]["sessions"] == 0
     assert record.summary["latency_ms"]["p50"] > 0
