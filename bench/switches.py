@@ -237,10 +237,11 @@ def describe(results: Sequence[Followed], summary: Mapping[str, Any]) -> str:
 
 def _detector(model: str) -> Any:
     from server.detector.load import load_detector
+    from server.model_registry import chosen_model
     from server.settings import DetectorSettings
 
     try:
-        return load_detector(DetectorSettings(model=model), ())
+        return load_detector(DetectorSettings(model=chosen_model(model)), ())
     except SightlineError as error:
         raise ServerError(f"{Path(model).name}: {error}") from error
 

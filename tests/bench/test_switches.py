@@ -9,6 +9,7 @@ from bench.__main__ import OK, WRONG_USAGE, main
 from bench.record import Record
 from bench.switches import Film, follow, summarise, tracklets
 from server.detections import Detections
+from server.model_registry import DEFAULT_MODEL
 from tests.page.making import write_detector, write_video_file
 
 FPS = 10
@@ -90,3 +91,14 @@ def test_a_clip_is_watched_by_a_real_detector(
     for run in record.runs:
         assert (run["objects"], run["switches"], run["ids"]) == (2, 0, 2)
     assert str(tmp_path) not in record.to_json()
+
+
+@pytest.mark.loopback
+def test_without_a_model_it_is_the_one_that_comes_with_sightline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_video_file(tmp_path / "window.webm")
+    arguments = ["switches", "--videos", str(tmp_path), "--pictures", "10", "--every", "1"]
+    assert main([*arguments, "--out", str(tmp_path), "--json"]) == OK
+    settings = Record.from_json(capsys.readouterr().out.splitlines()[-1]).settings
+    assert settings["model"] == settings["reference"] == DEFAULT_MODEL.stem
