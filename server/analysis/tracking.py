@@ -2,25 +2,22 @@
 
 The method is ByteTrack's: boxes that are sure go to the track whose expected place they overlap
 best, weak ones may only keep alive a track that would otherwise be lost. Between pictures a
-track moves on at constant velocity (a Kalman filter per coordinate, in seconds and not in
-frames, because pictures are dropped whenever the detector is busy). Objects of different class
-are never one track. One picture costs a few dozen small array operations, whatever the number
-of objects; why no library: `server/README.md`.
+track moves on at constant velocity (a Kalman filter, in seconds and not in frames, because
+pictures are dropped whenever the detector is busy). Objects of different class are never one
+track. Overlaps are computed on arrays, all pairs at once; the rest is arithmetic on a handful of
+numbers, for which arrays cost more than they save. Why no library: `server/README.md`.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from server.clock import NS_PER_S
-from server.detections import Detections
+from server.detections import Detections, Float32Array
 from server.geometry import iou
 
-Float64Array = npt.NDArray[np.float64]
-IndexArray = npt.NDArray[np.intp]
-
 NO_TRACK = 0
+NO_VELOCITY = (0.0, 0.0, 0.0, 0.0)
 # Overlap of a box with where its track is expected: sure boxes, boxes grown by GROWTH for what
 # moves far between two pictures, and weak boxes.
 SURE_IOU, GROWN_IOU, WEAK_IOU = 0.25, 0.15, 0.5
@@ -29,7 +26,7 @@ GROWTH = 0.35
 START_ABOVE = 0.05
 HITS_TO_CONFIRM = 2
 # A track without boxes is kept for so long; one that was never confirmed is not kept at all.
-LOST_AFTER_S = 1.5
+LOST_AFTER_NS = 3 * NS_PER_S // 2
 TRACKS_AT_MOST = 512
 # A pause of the source: older velocities say nothing.
 PAUSE_S = 5.0
@@ -49,19 +46,91 @@ class TrackingStatistics:
     """Objects that got no track because there were too many."""
 
 
+@dataclass(slots=True, eq=False)
+class _Track:
+    """One object: where it is expected, in pixels, and how that changes a second. The filter's
+    variances (of a place, of both, of a velocity) hold for each of the four numbers."""
+
+    class_id: int
+    seen_at_ns: int
+    cx: float
+    cy: float
+    width: float
+    height: float
+    place_variance: float = 0.0
+    covariance: float = 0.0
+    velocity_variance: float = 0.0
+    vx: float = 0.0
+    vy: float = 0.0
+    wider: float = 0.0
+    higher: float = 0.0
+    hits: int = 1
+    track_id: int = NO_TRACK
+
+    def __post_init__(self) -> None:
+        variance = self._side_squared()
+        self.place_variance = MEASURED**2 * variance
+        self.velocity_variance = FIRST_VELOCITY**2 * variance
+
+    def predict(self, elapsed_s: float) -> None:
+        """Move on by so much."""
+        self.cx += elapsed_s * self.vx
+        self.cy += elapsed_s * self.vy
+        self.width = max(1.0, self.width + elapsed_s * self.wider)
+        self.height = max(1.0, self.height + elapsed_s * self.higher)
+        variance = self._side_squared()
+        self.place_variance += elapsed_s * (
+            2 * self.covariance + elapsed_s * self.velocity_variance + DRIFT**2 * variance
+        )
+        self.covariance += elapsed_s * self.velocity_variance
+        self.velocity_variance += elapsed_s * JERK**2 * variance
+
+    def correct(self, xyxy: list[float], at_ns: int) -> None:
+        """What was seen corrects what was expected."""
+        left, top, right, bottom = xyxy
+        total = self.place_variance + MEASURED**2 * self._side_squared()
+        gain, velocity_gain = self.place_variance / total, self.covariance / total
+        x_off, y_off = (left + right) / 2 - self.cx, (top + bottom) / 2 - self.cy
+        width_off, height_off = right - left - self.width, bottom - top - self.height
+        self.cx += gain * x_off
+        self.cy += gain * y_off
+        self.width += gain * width_off
+        self.height += gain * height_off
+        self.vx += velocity_gain * x_off
+        self.vy += velocity_gain * y_off
+        self.wider += velocity_gain * width_off
+        self.higher += velocity_gain * height_off
+        self.velocity_variance -= velocity_gain * self.covariance
+        self.covariance -= gain * self.covariance
+        self.place_variance -= gain * self.place_variance
+        self.hits += 1
+        self.seen_at_ns = at_ns
+
+    def xyxy(self, growth: float) -> tuple[float, float, float, float]:
+        """Where it is expected, grown by this share of its sides on each side."""
+        across, down = self.width * (0.5 + growth), self.height * (0.5 + growth)
+        return self.cx - across, self.cy - down, self.cx + across, self.cy + down
+
+    def velocity_xyxy(self) -> tuple[float, float, float, float]:
+        """Of the corners, in pixels a second."""
+        across, down = self.wider / 2, self.higher / 2
+        return self.vx - across, self.vy - down, self.vx + across, self.vy + down
+
+    def _side_squared(self) -> float:
+        side = (self.width + self.height) / 2
+        return side * side
+
+    def is_kept(self, at_ns: int) -> bool:
+        """Whether it may yet be seen again."""
+        unseen_ns = at_ns - self.seen_at_ns
+        return unseen_ns <= (0 if self.track_id == NO_TRACK else LOST_AFTER_NS)
+
+
 class Tracker:
     """One stream's tracks; used by one thread at a time. Ids begin at 1 and are not used again."""
 
     def __init__(self) -> None:
-        # Rows of all arrays are tracks. `place` and `velocity` are cx, cy, w, h in pixels and
-        # pixels a second; `spread` holds the filter's variances: place, both, velocity.
-        self._place: Float64Array = np.zeros((0, 4))
-        self._velocity: Float64Array = np.zeros((0, 4))
-        self._spread: Float64Array = np.zeros((3, 0, 4))
-        self._class_id: npt.NDArray[np.int32] = np.zeros(0, np.int32)
-        self._track_id: npt.NDArray[np.int32] = np.zeros(0, np.int32)
-        self._hits: npt.NDArray[np.int32] = np.zeros(0, np.int32)
-        self._seen_at_ns: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        self._tracks: list[_Track] = []
         self._at_ns = 0
         self._last_id = 0
         self._dropped_full = 0
@@ -72,188 +141,106 @@ class Tracker:
         `at_ns` is when the picture was taken, monotonic; `confidence` the least that is shown.
         """
         self._predict(at_ns)
-        boxes = _to_cxcywh(detections.xyxy)
-        sure = np.flatnonzero(detections.confidence >= confidence)
-        track_of = np.full(len(detections), -1, np.intp)
-        if len(self._track_id):
-            weak = np.flatnonzero(detections.confidence < confidence)
-            free = np.arange(len(self._track_id))
-            free, sure_left = self._match(detections, free, sure, SURE_IOU, 0.0, track_of)
-            free, sure_left = self._match(detections, free, sure_left, GROWN_IOU, GROWTH, track_of)
+        boxes = detections.xyxy.tolist()
+        is_sure = (detections.confidence >= confidence).tolist()
+        left = [row for row, sure in enumerate(is_sure) if sure]
+        track_of: dict[int, _Track] = {}
+        if self._tracks:
+            weak = [row for row, sure in enumerate(is_sure) if not sure]
+            free, left = _match(detections, self._tracks, left, SURE_IOU, 0.0, track_of)
+            free, left = _match(detections, free, left, GROWN_IOU, GROWTH, track_of)
             # Weak boxes keep alive what was there in the last picture; they find nothing again.
-            recent = free[self._seen_at_ns[free] == self._at_ns]
-            self._match(detections, recent, weak, WEAK_IOU, 0.0, track_of)
-            found = np.flatnonzero(track_of >= 0)
-            self._correct(track_of[found], boxes[found], at_ns)
-        else:
-            sure_left = sure
-        starts = detections.confidence[sure_left] >= min(confidence + START_ABOVE, 1.0)
-        begun = self._begin(detections, boxes, sure_left[starts], at_ns)
-        track_of[sure_left[starts][: len(begun)]] = begun
+            recent = [track for track in free if track.seen_at_ns == self._at_ns]
+            _match(detections, recent, weak, WEAK_IOU, 0.0, track_of)
+            for row in sorted(track_of):
+                self._correct(track_of[row], boxes[row], at_ns)
+        if left:
+            starts = detections.confidence >= min(confidence + START_ABOVE, 1.0)
+            self._begin(detections, [row for row in left if starts[row]], at_ns, track_of)
         self._at_ns = at_ns
-        labelled = self._label(detections, track_of)
-        self._forget(at_ns)
-        return labelled
+        self._tracks = [track for track in self._tracks if track.is_kept(at_ns)]
+        return _labelled(detections, track_of)
 
     def statistics(self) -> TrackingStatistics:
-        return TrackingStatistics(self._last_id, len(self._track_id), self._dropped_full)
+        return TrackingStatistics(self._last_id, len(self._tracks), self._dropped_full)
 
-    # --- the steps of an update, in order ---
+    # --- the steps of an update ---
 
     def _predict(self, at_ns: int) -> None:
         """Move all tracks on to this instant."""
         elapsed_s = (at_ns - self._at_ns) / NS_PER_S
-        if not len(self._track_id) or elapsed_s <= 0:
-            return
         if elapsed_s > PAUSE_S:
-            self._keep(np.zeros(len(self._track_id), bool))
-            return
-        self._place += self._velocity * elapsed_s
-        np.maximum(self._place[:, 2:], 1.0, out=self._place[:, 2:])
-        variance = self._side()[:, None] ** 2
-        place, both, velocity = self._spread
-        place += elapsed_s * (2 * both + elapsed_s * velocity + DRIFT**2 * variance)
-        both += elapsed_s * velocity
-        velocity += elapsed_s * JERK**2 * variance
+            self._tracks = []
+        elif elapsed_s > 0:
+            for track in self._tracks:
+                track.predict(elapsed_s)
 
-    def _match(
-        self,
-        detections: Detections,
-        tracks: IndexArray,
-        rows: IndexArray,
-        least_iou: float,
-        growth: float,
-        track_of: IndexArray,
-    ) -> tuple[IndexArray, IndexArray]:
-        """Pair tracks with boxes, best overlap first; returns the tracks and rows left over."""
-        if not len(tracks) or not len(rows):
-            return tracks, rows
-        overlap = iou(_to_xyxy(self._place[tracks], growth), _grown(detections.xyxy[rows], growth))
-        overlap[self._class_id[tracks][:, None] != detections.class_id[rows][None, :]] = 0.0
-        pairs = np.flatnonzero(overlap >= least_iou)
-        if not len(pairs):
-            return tracks, rows
-        values = overlap.ravel()[pairs]
-        taken_tracks, taken_rows = set[int](), set[int]()
-        for pair in pairs[np.argsort(-values, kind="stable")].tolist():
-            track, row = divmod(pair, len(rows))
-            if track not in taken_tracks and row not in taken_rows:
-                taken_tracks.add(track)
-                taken_rows.add(row)
-                track_of[rows[row]] = tracks[track]
-        return (
-            np.delete(tracks, np.fromiter(taken_tracks, np.intp)),
-            np.delete(rows, np.fromiter(taken_rows, np.intp)),
-        )
-
-    def _correct(self, tracks: IndexArray, boxes: Float64Array, at_ns: int) -> None:
-        """What was seen corrects what was expected."""
-        if not len(tracks):
-            return
-        noise = (MEASURED * self._side()[tracks, None]) ** 2
-        place, both, velocity = self._spread[:, tracks]
-        gain_place, gain_velocity = place / (place + noise), both / (place + noise)
-        surprise = boxes - self._place[tracks]
-        self._place[tracks] += gain_place * surprise
-        self._velocity[tracks] += gain_velocity * surprise
-        self._spread[:, tracks] = (
-            place - gain_place * place,
-            both - gain_place * both,
-            velocity - gain_velocity * both,
-        )
-        self._hits[tracks] += 1
-        self._seen_at_ns[tracks] = at_ns
-        confirmed = tracks[(self._hits[tracks] >= HITS_TO_CONFIRM) & (self._track_id[tracks] == 0)]
-        self._track_id[confirmed] = self._last_id + 1 + np.arange(len(confirmed))
-        self._last_id += len(confirmed)
+    def _correct(self, track: _Track, xyxy: list[float], at_ns: int) -> None:
+        track.correct(xyxy, at_ns)
+        if track.track_id == NO_TRACK and track.hits >= HITS_TO_CONFIRM:
+            self._last_id += 1
+            track.track_id = self._last_id
 
     def _begin(
-        self, detections: Detections, boxes: Float64Array, rows: IndexArray, at_ns: int
-    ) -> IndexArray:
+        self, detections: Detections, rows: list[int], at_ns: int, track_of: dict[int, _Track]
+    ) -> None:
         """New tracks for these rows, strongest first as far as there is room."""
-        before = len(self._track_id)
-        room = TRACKS_AT_MOST - before
-        if len(rows) > room:
-            self._dropped_full += len(rows) - room
-            rows = rows[:room]
-        count = len(rows)
-        if not count:
-            return np.zeros(0, np.intp)
-        begun = boxes[rows]
-        variance = ((begun[:, 2] + begun[:, 3]) / 2)[:, None] ** 2 * np.ones(4)
-        spread = np.stack(
-            (MEASURED**2 * variance, np.zeros_like(variance), FIRST_VELOCITY**2 * variance)
-        )
-        self._place = np.concatenate((self._place, begun))
-        self._velocity = np.concatenate((self._velocity, np.zeros((count, 4))))
-        self._spread = np.concatenate((self._spread, spread), axis=1)
-        self._class_id = np.concatenate((self._class_id, detections.class_id[rows]))
-        self._track_id = np.concatenate((self._track_id, np.zeros(count, np.int32)))
-        self._hits = np.concatenate((self._hits, np.ones(count, np.int32)))
-        self._seen_at_ns = np.concatenate((self._seen_at_ns, np.full(count, at_ns)))
-        return np.arange(before, before + count)
-
-    def _label(self, detections: Detections, track_of: IndexArray) -> Detections:
-        count = len(detections)
-        track_id = np.zeros(count, np.int32)
-        velocity = np.zeros((count, 4), np.float32)
-        found = np.flatnonzero(track_of >= 0)
-        if len(found):
-            tracks = track_of[found]
-            track_id[found] = self._track_id[tracks]
-            velocity[found] = _velocity_xyxy(self._velocity[tracks])
-        return Detections(
-            xyxy=detections.xyxy,
-            confidence=detections.confidence,
-            class_id=detections.class_id,
-            size_wh=detections.size_wh,
-            track_id=track_id,
-            landmarks=detections.landmarks,
-            velocity=velocity,
-        )
-
-    def _forget(self, at_ns: int) -> None:
-        unseen_ns = at_ns - self._seen_at_ns
-        kept_ns = np.where(self._track_id == NO_TRACK, 0, LOST_AFTER_S * NS_PER_S)
-        kept = unseen_ns <= kept_ns
-        if not kept.all():
-            self._keep(kept)
-
-    def _keep(self, kept: npt.NDArray[np.bool_]) -> None:
-        self._place = self._place[kept]
-        self._velocity = self._velocity[kept]
-        self._spread = self._spread[:, kept]
-        self._class_id = self._class_id[kept]
-        self._track_id = self._track_id[kept]
-        self._hits = self._hits[kept]
-        self._seen_at_ns = self._seen_at_ns[kept]
-
-    def _side(self) -> Float64Array:
-        side: Float64Array = (self._place[:, 2] + self._place[:, 3]) / 2
-        return side
+        room = TRACKS_AT_MOST - len(self._tracks)
+        self._dropped_full += max(0, len(rows) - room)
+        for row in rows[:room]:
+            left, top, right, bottom = detections.xyxy[row].tolist()
+            centre = (left + right) / 2, (top + bottom) / 2
+            class_id = int(detections.class_id[row])
+            track = _Track(class_id, at_ns, *centre, right - left, bottom - top)
+            track_of[row] = track
+            self._tracks.append(track)
 
 
-def _to_cxcywh(xyxy: npt.NDArray[np.float32]) -> Float64Array:
-    corners = xyxy.astype(np.float64)
-    return np.concatenate(
-        ((corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]), axis=1
+def _match(
+    detections: Detections,
+    tracks: list[_Track],
+    rows: list[int],
+    least_iou: float,
+    growth: float,
+    track_of: dict[int, _Track],
+) -> tuple[list[_Track], list[int]]:
+    """Pair tracks with rows, best overlap first, into `track_of`; returns those left over."""
+    if not tracks or not rows:
+        return tracks, rows
+    expected = np.array([track.xyxy(growth) for track in tracks], np.float32)
+    overlap = iou(expected, _grown(detections.xyxy[rows], growth)).ravel()
+    pairs = np.flatnonzero(overlap >= least_iou)
+    class_ids = detections.class_id.tolist()
+    free = dict(enumerate(tracks))
+    for pair in pairs[np.argsort(-overlap[pairs], kind="stable")].tolist():
+        number, column = divmod(pair, len(rows))
+        row, track = rows[column], free.get(number)
+        if track is None or row in track_of or track.class_id != class_ids[row]:
+            continue
+        track_of[row] = free.pop(number)
+    return list(free.values()), [row for row in rows if row not in track_of]
+
+
+def _labelled(detections: Detections, track_of: dict[int, _Track]) -> Detections:
+    """The same rows with what is known of their tracks."""
+    track_id = [NO_TRACK] * len(detections)
+    velocity = [NO_VELOCITY] * len(detections)
+    for row, track in track_of.items():
+        track_id[row] = track.track_id
+        velocity[row] = track.velocity_xyxy()
+    return Detections(
+        xyxy=detections.xyxy,
+        confidence=detections.confidence,
+        class_id=detections.class_id,
+        size_wh=detections.size_wh,
+        track_id=np.array(track_id, np.int32),
+        landmarks=detections.landmarks,
+        velocity=np.array(velocity, np.float32).reshape(-1, 4),
     )
 
 
-def _to_xyxy(cxcywh: Float64Array, growth: float) -> npt.NDArray[np.float32]:
-    half = cxcywh[:, 2:] * (0.5 + growth)
-    corners = np.concatenate((cxcywh[:, :2] - half, cxcywh[:, :2] + half), axis=1)
-    return corners.astype(np.float32)
-
-
-def _grown(xyxy: npt.NDArray[np.float32], growth: float) -> npt.NDArray[np.float32]:
+def _grown(xyxy: Float32Array, growth: float) -> Float32Array:
     if not growth:
         return xyxy
     margin = (xyxy[:, 2:] - xyxy[:, :2]) * np.float32(growth)
     return np.concatenate((xyxy[:, :2] - margin, xyxy[:, 2:] + margin), axis=1)
-
-
-def _velocity_xyxy(velocity: Float64Array) -> Float64Array:
-    """Of the corners, from that of centre and size."""
-    half = velocity[:, 2:] / 2
-    return np.concatenate((velocity[:, :2] - half, velocity[:, :2] + half), axis=1)
