@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import pylibsrtp
 from aiortc import clock as wall_clock
@@ -38,12 +39,12 @@ from aiortc.rtp import (
     unpack_remb_fci,
 )
 from aiortc.utils import random32
+from av import VideoFrame
 
 from server.clock import NS_PER_MS, NS_PER_S, now_ns
 from server.rtc.assembly import EncodedFrame
 from server.rtc.bitrate import RateFollower
 from server.rtc.encoders import (
-    Captured,
     EncodeError,
     EncodeResult,
     EncoderSlot,
@@ -298,7 +299,8 @@ class VideoSender(RTCRtpSender):
 
     async def _next_encoded_frame(self, codec: RTCRtpCodecParameters) -> OutgoingFrame | None:
         """The next picture of the track, encoded; None when it came to nothing."""
-        data = await self.track.recv()
+        # Our tracks serve no packets, and pictures that are yet to be drawn beside frames.
+        data = cast("VideoFrame | Renderable", await self.track.recv())
         if not self._enabled:
             return None
         if self._spending.is_overdrawn:
@@ -328,10 +330,10 @@ class VideoSender(RTCRtpSender):
         ticks = result.ticks
         if ticks is None:
             ticks = result.encode_started_at_ns * 9 // 100_000
-        source = data if isinstance(data, Renderable) else None
+        source = None if isinstance(data, VideoFrame) else data
         return OutgoingFrame(result, self._timeline.timestamp(ticks), source)
 
-    async def _encode(self, data: object) -> EncodeResult:
+    async def _encode(self, data: VideoFrame | Renderable) -> EncodeResult:
         """Run one job on the encode executor. Raises what the job raised."""
         assert self._slot is not None
         done: asyncio.Future[EncodeResult] = asyncio.get_running_loop().create_future()
@@ -360,7 +362,8 @@ class VideoSender(RTCRtpSender):
     async def _send_frame(self, frame: OutgoingFrame) -> None:
         ntp_timestamp = wall_clock.current_ntp_time()
         source = frame.source
-        age_ns = now_ns() - source.captured_at_ns if isinstance(source, Captured) else None
+        captured_at_ns = getattr(source, "captured_at_ns", None)
+        age_ns = None if captured_at_ns is None else now_ns() - captured_at_ns
         extension = self._header_block.at(ntp_timestamp, age_ns)
         last, sent_bytes = len(frame.payloads) - 1, 0
         for index, payload in enumerate(frame.payloads):

@@ -12,13 +12,12 @@ from aiortc.rtcrtpparameters import RTCRtpCodecParameters
 from server.rtc.encoders.base import EncodedPicture, EncodeError, VideoEncoder
 from server.rtc.encoders.h264 import H264Encoder
 from server.rtc.encoders.probe import LIBX264, H264Choice, choose_h264
-from server.rtc.encoders.slot import Captured, EncodeResult, EncoderSlot, Renderable, RenderError
+from server.rtc.encoders.slot import EncodeResult, EncoderSlot, Renderable, RenderError
 from server.rtc.encoders.stock import StockEncoder
 from server.rtc.encoders.vp8 import Vp8Encoder
 from server.rtc.options import RtcOptions
 
 __all__ = [
-    "Captured",
     "EncodeError",
     "EncodeResult",
     "EncodedPicture",

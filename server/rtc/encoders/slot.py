@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from av import VideoFrame
 
@@ -16,23 +16,15 @@ from server.rtc.encoders.base import EncodedPicture, EncodeError, VideoEncoder
 RTP_CLOCK_HZ = 90_000
 
 
-@runtime_checkable
 class Renderable(Protocol):
-    """A picture that is drawn where and when it is encoded."""
+    """A picture that is drawn where and when it is encoded. One that has `captured_at_ns` knows
+    when it reached us."""
 
     def render(self) -> VideoFrame:
         """Draw and return the picture. Once, on an encode thread; it is ours afterwards."""
 
     def sent(self, encode_started_at_ns: int, encoded_at_ns: int, sent_at_ns: int) -> None:
         """The last packet of the picture has left. On the loop; never for a lost picture."""
-
-
-@runtime_checkable
-class Captured(Protocol):
-    """A picture that knows when it reached us."""
-
-    @property
-    def captured_at_ns(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +62,7 @@ class EncoderSlot:
     def submit(
         self,
         executor: Executor,
-        data: object,
+        data: VideoFrame | Renderable,
         keyframe: bool,
         allowance: Allowance,
         deliver: Callable[[EncodeResult | Exception], object],
@@ -92,7 +84,9 @@ class EncoderSlot:
         # Not run_in_executor: it chains two futures, 7 us and two locks per picture.
         executor.submit(job)
 
-    def encode(self, data: object, keyframe: bool, allowance: Allowance) -> EncodeResult:
+    def encode(
+        self, data: VideoFrame | Renderable, keyframe: bool, allowance: Allowance
+    ) -> EncodeResult:
         """Render and encode one picture. Raises `RenderError` or `EncodeError`, nothing else."""
         video_frame = _rendered(data)
         started_at_ns = now_ns()
@@ -125,11 +119,9 @@ class EncoderSlot:
         )
 
 
-def _rendered(data: object) -> VideoFrame:
+def _rendered(data: VideoFrame | Renderable) -> VideoFrame:
     if isinstance(data, VideoFrame):
         return data
-    if not isinstance(data, Renderable):
-        raise RenderError(f"a {type(data).__name__} is no picture")
     try:
         return data.render()
     except Exception as error:
