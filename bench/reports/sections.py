@@ -248,7 +248,13 @@ def soak_section(records: Sequence[Record]) -> Section | None:
             Line(name, [(s["at_s"] / 60, s[key]) for s in samples if s[key]], tone)
             for name, key, tone in (("p50", "p50_ms", "t1"), ("p95", "p95_ms", "t2"))
         ]
-        memory = [Line("", [(s["at_s"] / 60, s["held"]["rss_mib"]) for s in samples], "t3")]
+        memory = [
+            Line("at a join", [(s["at_s"] / 60, s["held"]["rss_mib"]) for s in samples], "t3")
+        ]
+        if all("rss_least_mib" in s for s in samples):
+            # Not in records of before 2026-12.
+            least = [(s["at_s"] / 60, s["rss_least_mib"]) for s in samples]
+            memory.append(Line("least since the last", least, "t1"))
         figures += [
             Figure(f"{key}-{number}", title, svg)
             for key, title, svg in (
