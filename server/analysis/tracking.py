@@ -116,14 +116,14 @@ class _Track:
         across, down = self.wider / 2, self.higher / 2
         return self.vx - across, self.vy - down, self.vx + across, self.vy + down
 
-    def _side_squared(self) -> float:
-        side = (self.width + self.height) / 2
-        return side * side
-
     def is_kept(self, at_ns: int) -> bool:
         """Whether it may yet be seen again."""
         unseen_ns = at_ns - self.seen_at_ns
         return unseen_ns <= (0 if self.track_id == NO_TRACK else LOST_AFTER_NS)
+
+    def _side_squared(self) -> float:
+        side = (self.width + self.height) / 2
+        return side * side
 
 
 class Tracker:
