@@ -87,8 +87,8 @@ def describe(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     ]
     for count, subjects in summary["clients"].items():
         lines.append(
-            f"{count + ' client(s)':30}{'p50':>9}{'p95':>9}{'fps':>7}{'ms/min':>9}{'CPU %':>7}"
-            f"{'p50 x ours':>20}{'p95 x ours':>20}"
+            f"{count + ' client(s)':30}{'p50':>9}{'p95':>9}{'fps':>7}{'ms/min':>11}{'CPU %':>7}"
+            f"{'p50 x ours':>28}{'p95 x ours':>28}"
         )
         for subject, figures in subjects.items():
             worst = figures["worst_client_ms"]
@@ -96,9 +96,9 @@ def describe(summary: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
             lines.append(
                 f"{SUBJECTS[subject].title:30}"
                 f"{_text(worst['p50']):>9}{_text(worst['p95']):>9}"
-                f"{_text(figures['fps_slowest']):>7}{_text(figures['growth_ms_per_minute']):>9}"
+                f"{_text(figures['fps_slowest']):>7}{_text(figures['growth_ms_per_minute']):>11}"
                 f"{_text(figures['server_cpu_percent'], 0):>7}"
-                + "".join(f"{_spread(ratios.get(name)):>20}" for name in RATIOS)
+                + "".join(f"{_spread(ratios.get(name)):>28}" for name in RATIOS)
             )
     if summary["floor"] is not None:
         lines.append(describe_ratio(summary["floor"], summary["times_floor"]))

@@ -18,6 +18,7 @@ from bench.errors import PeerError
 from bench.jpeg_peer import JpegPeer
 from bench.record import Record
 from bench.seen_boxes import Seen
+from bench.subjects import SUBJECTS
 from bench.window import Window
 from tests.bench.making_records import run_report
 
@@ -94,6 +95,14 @@ def test_the_text_names_every_server_with_its_ratio() -> None:
     assert "Sightline" in text
     assert "4.00 (4.0-4.0)" in text
     assert "boxes of aiortc: real, 8 of 8" in text
+
+
+def test_columns_stay_apart_where_a_peer_falls_behind_for_good() -> None:
+    settings = {"size": "640x480", "fps": 30.0, "codec": "H264", "runs": 2, "seconds": 20.0}
+    text = describe(summarise(measured((10, 14_444.4), (9, 29_999.9))), settings)
+    [line] = [line for line in text.splitlines() if line.startswith("aiortc")]
+    # p50, p95, fps, growth, CPU, and two ratios with their spread.
+    assert len(line.removeprefix(SUBJECTS["aiortc"].title).split()) == 9
 
 
 async def test_a_websocket_server_that_says_no_is_one_error() -> None:
