@@ -63,13 +63,19 @@ def compare_section(record: Record) -> Section:
             if told["worst_client_ms"]["p50"] is not None
         ]
         if rows:
+            silent = [
+                SUBJECTS[name].title
+                for name, told in subjects.items()
+                if told["worst_client_ms"]["p50"] is None
+            ]
             title = f"Delay with {people}"
             figures.append(
                 Figure(
                     f"compare-{count}",
                     title,
                     bars(title, rows),
-                    "The worst client of each round; medians over the rounds.",
+                    "The worst client of each round; medians over the rounds."
+                    + "".join(f" {name} has none: no picture came back." for name in silent),
                 )
             )
         series = _timelines(record, count)

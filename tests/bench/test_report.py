@@ -23,6 +23,7 @@ from bench.reports.charts import (
     short,
     waterfall,
 )
+from bench.subjects import SUBJECTS
 from tests.bench.making_records import compare_record, glass_record
 
 pytestmark = pytest.mark.unit
@@ -64,6 +65,14 @@ def test_the_page_shows_what_the_records_say() -> None:
         assert wanted in text
     # Delay by clients and over time, distributions of both, stages and the floor.
     assert len(svgs(html)) >= 8
+
+
+def test_a_server_that_returned_nothing_is_named_under_the_chart_it_is_not_in() -> None:
+    record = compare_record(12, 48, 6)
+    assert "no picture came back" not in page([("c.json", record)])
+    record.summary["clients"]["1"]["aiortc"]["worst_client_ms"] = dict.fromkeys(("p50", "p95"))
+    html = page([("c.json", record)])
+    assert f"{SUBJECTS['aiortc'].title} has none: no picture came back." in text_of(html)
 
 
 def test_what_records_say_cannot_become_markup() -> None:
