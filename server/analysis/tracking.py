@@ -8,7 +8,7 @@ track. Overlaps are computed on arrays, all pairs at once; the rest is arithmeti
 numbers, for which arrays cost more than they save. Why no library: `server/README.md`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -57,9 +57,9 @@ class _Track:
     cy: float
     width: float
     height: float
-    place_variance: float = 0.0
+    place_variance: float = field(init=False)
+    velocity_variance: float = field(init=False)
     covariance: float = 0.0
-    velocity_variance: float = 0.0
     vx: float = 0.0
     vy: float = 0.0
     wider: float = 0.0
